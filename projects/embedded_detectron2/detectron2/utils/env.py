@@ -1,0 +1,28 @@
+"""Seeding and library versions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from datetime import datetime
+
+import numpy as np
+import torch
+
+__all__ = ["TORCH_VERSION", "seed_all_rng"]
+
+#: (major, minor) of the running torch.
+TORCH_VERSION = tuple(int(x) for x in torch.__version__.split(".")[:2])
+
+
+def seed_all_rng(seed: int | None = None) -> None:
+    """Seed torch, numpy and python's ``random``; with ``None`` from the clock, the process id and the OS, logged."""
+    if seed is None:
+        entropy = int.from_bytes(os.urandom(2), "big")
+        seed = (os.getpid() + int(datetime.now().strftime("%S%f")) + entropy) % 2**31
+        logging.getLogger(__name__).info(f"Using a generated random seed {seed}")
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    os.environ["PYTHONHASHSEED"] = str(seed)  # for worker processes started from here

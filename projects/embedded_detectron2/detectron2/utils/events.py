@@ -1,0 +1,309 @@
+"""Scalars, images and histograms of a running training, and the writers that put them on screen and disk."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from functools import cached_property
+
+import torch
+from fvcore.common.history_buffer import HistoryBuffer
+
+from detectron2.utils.file_io import PathManager
+
+__all__ = [
+    "get_event_storage",
+    "has_event_storage",
+    "EventWriter",
+    "JSONWriter",
+    "TensorboardXWriter",
+    "CommonMetricPrinter",
+    "EventStorage",
+]
+
+_STORAGE_STACK: list[EventStorage] = []
+
+
+def get_event_storage() -> EventStorage:
+    """The innermost open storage; AssertionError outside ``with EventStorage(...)``."""
+    assert _STORAGE_STACK, "get_event_storage() has to be called inside a 'with EventStorage(...)' context!"
+    return _STORAGE_STACK[-1]
+
+
+def has_event_storage() -> bool:
+    """Whether a storage is open."""
+    return bool(_STORAGE_STACK)
+
+
+class EventStorage:
+    """Collects what a training emits, by name and iteration. Opened with ``with``; `get_event_storage` finds it."""
+
+    def __init__(self, start_iter: int = 0):
+        self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
+        self._smoothing: dict[str, bool] = {}
+        self._latest: dict[str, tuple[float, int]] = {}
+        self._iter = start_iter
+        self._prefix = ""
+        self._images: list[tuple] = []
+        self._histograms: list[dict] = []
+
+    def put_image(self, img_name: str, img_tensor) -> None:
+        """Keep an RGB image, (3, H, W), uint8 in [0, 255] or float in [0, 1], for the writers."""
+        self._images.append((img_name, img_tensor, self._iter))
+
+    def put_scalar(self, name: str, value, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
+        """Add ``value`` under ``name`` at iteration ``cur_iter`` (default: now).
+
+        ``smoothing_hint`` says whether writers should show a median over a window; it must not change for a name.
+        """
+        name = self._prefix + name
+        cur_iter = self._iter if cur_iter is None else cur_iter
+        value = float(value)
+        hint = self._smoothing.setdefault(name, smoothing_hint)
+        assert hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint!"
+        self._history[name].update(value, cur_iter)
+        self._latest[name] = (value, cur_iter)
+
+    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs) -> None:
+        """`put_scalar` for every keyword."""
+        for k, v in kwargs.items():
+            self.put_scalar(k, v, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
+
+    def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
+        """Keep the histogram of all elements of a tensor for the writers."""
+        low, high = hist_tensor.min().item(), hist_tensor.max().item()
+        counts = torch.histc(hist_tensor.float(), bins=bins)
+        edges = torch.linspace(low, high, steps=bins + 1, dtype=torch.float32)
+        self._histograms.append(
+            {
+                "tag": hist_name,
+                "min": low,
+                "max": high,
+                "num": hist_tensor.numel(),
+                "sum": float(hist_tensor.sum()),
+                "sum_squares": float((hist_tensor**2).sum()),
+                "bucket_limits": edges[1:].tolist(),
+                "bucket_counts": counts.tolist(),
+                "global_step": self._iter,
+            }
+        )
+
+    def history(self, name: str) -> HistoryBuffer:
+        """All values of ``name``; KeyError if there are none."""
+        if name not in self._history:
+            raise KeyError(f"No history metric available for {name}!")
+        return self._history[name]
+
+    def histories(self) -> dict[str, HistoryBuffer]:
+        """All scalars by name."""
+        return self._history
+
+    def latest(self) -> dict[str, tuple[float, int]]:
+        """name -> (last value, its iteration)."""
+        return self._latest
+
+    def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
+        """Like `latest`, with the median over the last ``window_size`` iterations where the hint asks for it."""
+        return {
+            k: (self._history[k].median(self.count_samples(k, window_size)) if self._smoothing[k] else v, it)
+            for k, (v, it) in self._latest.items()
+        }
+
+    def count_samples(self, name: str, window_size: int = 20) -> int:
+        """How many values of ``name`` came in the last ``window_size`` iterations up to its latest."""
+        iterations = [it for _, it in self._history[name].values()]
+        return sum(it > iterations[-1] - window_size for it in iterations)
+
+    def smoothing_hints(self) -> dict[str, bool]:
+        """name -> its hint."""
+        return self._smoothing
+
+    def step(self) -> None:
+        """Go on to the next iteration (or set ``iter``)."""
+        self._iter += 1
+
+    @property
+    def iter(self) -> int:
+        """The current iteration."""
+        return self._iter
+
+    @iter.setter
+    def iter(self, value) -> None:
+        self._iter = int(value)
+
+    @property
+    def iteration(self) -> int:
+        """Another name of `iter`."""
+        return self._iter
+
+    def __enter__(self) -> EventStorage:
+        _STORAGE_STACK.append(self)
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb) -> None:
+        assert _STORAGE_STACK[-1] is self
+        _STORAGE_STACK.pop()
+
+    @contextmanager
+    def name_scope(self, name: str):
+        """Inside it scalar names begin with ``name/``."""
+        old, self._prefix = self._prefix, name.rstrip("/") + "/"
+        try:
+            yield
+        finally:
+            self._prefix = old
+
+    def clear_images(self) -> None:
+        """Forget the images (a writer has written them)."""
+        self._images = []
+
+    def clear_histograms(self) -> None:
+        """Forget the histograms (a writer has written them)."""
+        self._histograms = []
+
+
+class EventWriter:
+    """Base of what turns a storage into output."""
+
+    def write(self) -> None:
+        """Write what is new in the current storage."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release files."""
+
+
+class JSONWriter(EventWriter):
+    """Appends scalars to a file, one JSON object per line and iteration, keys sorted, "iteration" among them."""
+
+    def __init__(self, json_file: str, window_size: int = 20):
+        """
+        Args:
+            json_file: path; an existing file is continued.
+            window_size: iterations over whose values the median is taken.
+        """
+        self._file = PathManager.open(json_file, "a")
+        self._window_size = window_size
+        self._last_write = -1
+
+    def write(self) -> None:
+        """Append the scalars put since the last call."""
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        for k, (v, it) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            if it > self._last_write:
+                rows[it][k] = float(v)
+        if not rows:
+            return
+        self._last_write = max(rows)
+        for it, scalars in rows.items():
+            self._file.write(json.dumps({**scalars, "iteration": it}, sort_keys=True) + "\n")
+        self._file.flush()
+        with suppress(AttributeError, OSError):  # not a plain file
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorboardXWriter(EventWriter):
+    """Writes scalars, images and histograms as TensorBoard events."""
+
+    def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
+        """
+        Args:
+            log_dir: folder of the events file, which is made at the first write.
+            window_size: iterations over whose values the median is taken.
+            kwargs: for ``torch.utils.tensorboard.SummaryWriter``.
+        """
+        self._window_size = window_size
+        self._writer_args = {"log_dir": log_dir, **kwargs}
+        self._last_write = -1
+
+    @cached_property
+    def _writer(self):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        return SummaryWriter(**self._writer_args)
+
+    def write(self) -> None:
+        """Write what was put since the last call; images and histograms are then dropped from the storage."""
+        storage = get_event_storage()
+        newest = self._last_write
+        for k, (v, it) in storage.latest_with_smoothing_hint(self._window_size).items():
+            if it > self._last_write:
+                self._writer.add_scalar(k, v, it)
+                newest = max(newest, it)
+        self._last_write = newest
+        for name, image, it in storage._images:
+            self._writer.add_image(name, image, it)
+        storage.clear_images()
+        for params in storage._histograms:
+            self._writer.add_histogram_raw(**params)
+        storage.clear_histograms()
+
+    def close(self) -> None:
+        """Close the events file, if there is one."""
+        if "_writer" in self.__dict__:
+            self._writer.close()
+
+
+class CommonMetricPrinter(EventWriter):
+    """Logs one line: ETA, iteration, losses, times in seconds, learning rate and peak GPU memory in MiB."""
+
+    def __init__(self, max_iter: int | None = None, window_size: int = 20):
+        """
+        Args:
+            max_iter: end of training, for the ETA; None prints none.
+            window_size: iterations over whose values a loss's median is taken.
+        """
+        self.logger = logging.getLogger("detectron2.utils.events")
+        self._max_iter = max_iter
+        self._window_size = window_size
+        self._last_write: tuple[int, float] | None = None
+
+    def _eta(self, storage: EventStorage) -> str | None:
+        if self._max_iter is None:
+            return None
+        left = self._max_iter - 1 - storage.iter
+        if "time" in storage.histories():
+            seconds = storage.history("time").median(1000) * left
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+            return str(datetime.timedelta(seconds=int(seconds)))
+        # Nobody times the iterations: go by the clock since the last line.
+        eta, now = None, time.perf_counter()
+        if self._last_write is not None and storage.iter > self._last_write[0]:
+            per_iter = (now - self._last_write[1]) / (storage.iter - self._last_write[0])
+            eta = str(datetime.timedelta(seconds=int(per_iter * left)))
+        self._last_write = (storage.iter, now)
+        return eta
+
+    def write(self) -> None:
+        """Log the line for the current iteration."""
+        storage = get_event_storage()
+        if storage.iter == self._max_iter:
+            return  # after training there is nothing new
+        eta = self._eta(storage)
+
+        def recent(k: str) -> int:
+            return storage.count_samples(k, self._window_size)
+
+        def named(part: str) -> str:
+            return "  ".join(f"{k}: {h.median(recent(k)):.4g}" for k, h in storage.histories().items() if part in k)
+
+        times = ""
+        if "time" in storage.histories():
+            h = storage.history("time")
+            times += f"time: {h.global_avg():.4f}  last_time: {h.latest():.4f}  "
+        if "data_time" in storage.histories():
+            h = storage.history("data_time")
+            times += f"data_time: {h.avg(recent('data_time')):.4f}  last_data_time: {h.latest():.4f}  "
+        lr = f"{storage.history('lr').latest():.5g}" if "lr" in storage.histories() else "N/A"
+        memory = f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M" if torch.cuda.is_available() else ""
+        start = f" eta: {eta}  iter: {storage.iter}" if eta else f" iter: {storage.iter}"
+        self.logger.info(f"{start}  {named('loss')}  {named('[metric]')}  {times} lr: {lr}  {memory}")
