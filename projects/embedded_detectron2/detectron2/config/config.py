@@ -1,0 +1,98 @@
+"""Config nodes that inherit through ``_BASE_``, and constructors that can be called with a config or with arguments."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, Callable
+
+from fvcore.common.config import CfgNode as _FvcoreCfgNode
+
+from detectron2.utils.file_io import PathManager
+
+
+class CfgNode(_FvcoreCfgNode):
+    """fvcore's config node with Detectron2's version key; YAML is loaded safely unless ``allow_unsafe`` is set."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str):
+        return PathManager.open(filename, "r")
+
+    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+        """Merge a YAML file (its ``_BASE_`` first) into this node.
+
+        Raises:
+            KeyError: for a key this config does not have.
+            ValueError: for a value of another type, or a file of another config version.
+        """
+        loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
+        version = loaded.get("VERSION", self.get("VERSION"))
+        if version != self.get("VERSION"):
+            raise ValueError(f"{cfg_filename}: config VERSION {version} is not supported, wanted {self.get('VERSION')}")
+        self.merge_from_other_cfg(loaded)
+
+
+def get_cfg() -> CfgNode:
+    """A fresh copy of the default config."""
+    from .defaults import _C
+
+    return _C.clone()
+
+
+def _is_config(args: tuple, kwargs: dict) -> bool:
+    candidate = args[0] if args else kwargs.get("cfg")
+    return isinstance(candidate, _FvcoreCfgNode)
+
+
+def _arguments_from_config(from_config: Callable, args: tuple, kwargs: dict) -> dict:
+    """Call ``from_config``; keywords it does not take override what it returns."""
+    parameters = inspect.signature(from_config).parameters.values()
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return from_config(*args, **kwargs)
+    taken = {p.name for p in parameters}
+    overrides = {k: v for k, v in kwargs.items() if k not in taken}
+    explicit = from_config(*args, **{k: v for k, v in kwargs.items() if k in taken})
+    return {**explicit, **overrides}
+
+
+def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
+    """Let a constructor (or a function) be called with a config or with its explicit arguments.
+
+    On ``__init__`` the class's ``from_config(cls, cfg, ...)`` maps the config to the arguments; on a function the
+    mapping is given: ``@configurable(from_config=...)``.
+
+    Raises:
+        TypeError: where there is nothing to decorate or ``from_config`` is missing or does not take ``cfg`` first.
+    """
+    if init_func is not None:
+        if not inspect.isfunction(init_func) or init_func.__name__ != "__init__" or from_config is not None:
+            raise TypeError("bare @configurable decorates __init__ only; use @configurable(from_config=...)")
+
+        @functools.wraps(init_func)
+        def init(self, *args: Any, **kwargs: Any) -> None:
+            mapping = getattr(type(self), "from_config", None)
+            if not inspect.ismethod(mapping):
+                raise TypeError(f"{type(self).__name__} is @configurable and needs a classmethod from_config(cls, cfg)")
+            if _is_config(args, kwargs):
+                init_func(self, **_arguments_from_config(mapping, args, kwargs))
+            else:
+                init_func(self, *args, **kwargs)
+
+        return init
+
+    if from_config is None:
+        return configurable
+    if next(iter(inspect.signature(from_config).parameters), None) != "cfg":
+        raise TypeError("from_config of @configurable must take 'cfg' as its first argument")
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any):
+            if _is_config(args, kwargs):
+                return function(**_arguments_from_config(from_config, args, kwargs))
+            return function(*args, **kwargs)
+
+        wrapped.from_config = from_config
+        return wrapped
+
+    return decorate

@@ -1,0 +1,230 @@
+"""Instance masks: bitmaps, polygons, and small maps in the frame of a box."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+
+from detectron2.layers.mask_ops import paste_masks_in_image
+from detectron2.layers.roi_align import ROIAlign
+
+from .boxes import Boxes
+
+
+def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Rasterise polygons, each a flat float array x0 y0 x1 y1 ... in pixels, to a bool mask (height, width)."""
+    if len(polygons) == 0:
+        return np.zeros((height, width), dtype=bool)
+    rles = mask_util.frPyObjects([np.asarray(p, dtype=np.float64).tolist() for p in polygons], height, width)
+    return mask_util.decode(mask_util.merge(rles)).astype(bool)
+
+
+def rasterize_polygons_within_box(polygons: list[np.ndarray], box: np.ndarray, mask_size: int) -> torch.Tensor:
+    """The part of the polygons in ``box`` (4,) XYXY pixels, resampled to a bool mask (mask_size, mask_size)."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    # 0.1 px: a box without area must not blow the polygon up to infinity
+    scale = mask_size / np.maximum(np.array([width, height], dtype=np.float64), 0.1)
+    shifted = [((np.asarray(p).reshape(-1, 2) - box[:2]) * scale).reshape(-1) for p in polygons]
+    return torch.from_numpy(polygons_to_bitmask(shifted, mask_size, mask_size))
+
+
+def _one_as_slice(item: int | slice | torch.Tensor) -> slice | torch.Tensor:
+    return slice(item, item + 1 or None) if isinstance(item, int) else item
+
+
+class BitMasks:
+    """Full-size masks, bool (N, H, W)."""
+
+    def __init__(self, tensor: torch.Tensor | np.ndarray) -> None:
+        tensor = torch.as_tensor(tensor).to(torch.bool)
+        if tensor.dim() != 3:
+            raise AssertionError(f"bit masks must have the shape (N, H, W), got {tuple(tensor.shape)}")
+        self.tensor = tensor
+        self.image_size = tuple(tensor.shape[1:])
+
+    def to(self, *args, **kwargs) -> BitMasks:
+        """The masks elsewhere."""
+        return BitMasks(self.tensor.to(*args, **kwargs))
+
+    @property
+    def device(self) -> torch.device:
+        """The tensor's device."""
+        return self.tensor.device
+
+    def __getitem__(self, item: int | slice | torch.Tensor) -> BitMasks:
+        return BitMasks(self.tensor[_one_as_slice(item)])
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        yield from self.tensor
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __repr__(self) -> str:
+        return f"BitMasks(num_instances={len(self)})"
+
+    def nonempty(self) -> torch.Tensor:
+        """Bool (N,): at least one pixel is set."""
+        return self.tensor.flatten(1).any(dim=1)
+
+    @staticmethod
+    def from_polygon_masks(polygon_masks: PolygonMasks | list[list[np.ndarray]], height: int, width: int) -> BitMasks:
+        """Rasterise polygons."""
+        polygons = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
+        masks = [polygons_to_bitmask(p, height, width) for p in polygons]
+        return BitMasks(np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool))
+
+    def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
+        """Mask i in box i (N, 4) XYXY pixels, aligned averaging, cut at 0.5: bool (N, mask_size, mask_size)."""
+        if len(boxes) != len(self):
+            raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
+        index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
+        rois = torch.cat([index, boxes], dim=1).to(torch.float32)
+        align = ROIAlign((mask_size, mask_size), 1.0, 0, aligned=True)
+        return align(self.tensor[:, None].to(device=boxes.device, dtype=torch.float32), rois).squeeze(1) >= 0.5
+
+    def get_bounding_boxes(self) -> Boxes:
+        """Tight boxes, pixel edges (a single pixel has width 1); an empty mask gets zeros."""
+        boxes = torch.zeros(len(self), 4, dtype=torch.float32)
+        for axis, (low, high) in enumerate(((0, 2), (1, 3))):
+            hit = self.tensor.any(dim=1 + axis).to(torch.uint8).cpu()
+            if hit.shape[1] == 0:
+                continue
+            first, last = hit.argmax(dim=1), hit.shape[1] - hit.flip(1).argmax(dim=1)
+            filled = hit.any(dim=1)
+            boxes[:, low], boxes[:, high] = first * filled, last * filled
+        return Boxes(boxes)
+
+    @staticmethod
+    def cat(bitmasks_list: list[BitMasks]) -> BitMasks:
+        """One ``BitMasks`` out of several."""
+        return BitMasks(torch.cat([b.tensor for b in bitmasks_list], dim=0))
+
+
+class PolygonMasks:
+    """Masks as polygons: for each instance a list of flat float64 arrays x0 y0 x1 y1 ... in pixels."""
+
+    def __init__(self, polygons: list[list[torch.Tensor | np.ndarray]]) -> None:
+        if not isinstance(polygons, list):
+            raise ValueError(f"polygons must be a list of lists of arrays, got {type(polygons).__name__}")
+        self.polygons = [[self._checked(p, i) for p in instance] for i, instance in enumerate(polygons)]
+
+    @staticmethod
+    def _checked(polygon, instance: int) -> np.ndarray:
+        if isinstance(polygon, torch.Tensor):
+            polygon = polygon.cpu().numpy()
+        polygon = np.asarray(polygon, dtype=np.float64).reshape(-1)
+        if len(polygon) % 2 != 0 or len(polygon) < 6:
+            raise ValueError(f"polygon of instance {instance} has {len(polygon)} numbers, wanted an even count >= 6")
+        return polygon
+
+    def to(self, *args, **kwargs) -> PolygonMasks:
+        """Itself: polygons stay on the CPU."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return torch.device("cpu")
+
+    def get_bounding_boxes(self) -> Boxes:
+        """Tight boxes of the corners; an instance without polygons gets infinite ones."""
+        boxes = torch.zeros(len(self), 4, dtype=torch.float32)
+        for i, instance in enumerate(self.polygons):
+            points = np.concatenate([p.reshape(-1, 2) for p in instance] or [np.zeros((0, 2))])
+            low = points.min(axis=0, initial=np.inf)
+            high = points.max(axis=0, initial=0.0)
+            boxes[i] = torch.from_numpy(np.concatenate([low, high]))
+        return Boxes(boxes)
+
+    def nonempty(self) -> torch.Tensor:
+        """Bool (N,): the instance has a polygon."""
+        return torch.tensor([len(p) > 0 for p in self.polygons], dtype=torch.bool)
+
+    def __getitem__(self, item: int | slice | list[int] | torch.Tensor) -> PolygonMasks:
+        if isinstance(item, int):
+            picked = [self.polygons[item]]
+        elif isinstance(item, slice):
+            picked = self.polygons[item]
+        else:
+            if isinstance(item, torch.Tensor):
+                if item.dtype == torch.bool:
+                    if item.dim() != 1:
+                        raise AssertionError(f"a mask over instances must be 1-d, got {tuple(item.shape)}")
+                    item = item.nonzero().squeeze(1)
+                item = item.cpu().tolist()
+            picked = [self.polygons[int(i)] for i in item]
+        return PolygonMasks(picked)
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return iter(self.polygons)
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def __repr__(self) -> str:
+        return f"PolygonMasks(num_instances={len(self)})"
+
+    def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
+        """Instance i in box i (N, 4) XYXY pixels, rasterised: bool (N, mask_size, mask_size)."""
+        if len(boxes) != len(self):
+            raise AssertionError(f"{len(boxes)} boxes for {len(self)} masks")
+        masks = [
+            rasterize_polygons_within_box(p, box, mask_size)
+            for p, box in zip(self.polygons, boxes.detach().cpu().numpy())
+        ]
+        stacked = torch.stack(masks) if masks else torch.empty(0, mask_size, mask_size, dtype=torch.bool)
+        return stacked.to(device=boxes.device)
+
+    def area(self) -> torch.Tensor:
+        """Areas in square pixels by the shoelace formula, summed over an instance's polygons, (N,)."""
+        areas = [sum(_polygon_area(p) for p in instance) for instance in self.polygons]
+        return torch.tensor(areas, dtype=torch.float64)
+
+    @staticmethod
+    def cat(polymasks_list: list[PolygonMasks]) -> PolygonMasks:
+        """One ``PolygonMasks`` out of several."""
+        return PolygonMasks([copy.copy(p) for masks in polymasks_list for p in masks.polygons])
+
+
+def _polygon_area(polygon: np.ndarray) -> float:
+    x, y = polygon[0::2], polygon[1::2]
+    return 0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
+
+
+class ROIMasks:
+    """Masks in the frame of a box each: (N, M, M), values as the mask head gives them (0..1)."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        if tensor.dim() != 3:
+            raise ValueError(f"ROI masks must have the shape (N, M, M), got {tuple(tensor.shape)}")
+        self.tensor = tensor
+
+    def to(self, device: torch.device) -> ROIMasks:
+        """The masks on another device."""
+        return ROIMasks(self.tensor.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """The tensor's device."""
+        return self.tensor.device
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __getitem__(self, item) -> ROIMasks:
+        picked = self.tensor[item]
+        if picked.dim() != 3:
+            raise ValueError(f"indexing ROI masks with {item!r} must give (N, M, M), gave {tuple(picked.shape)}")
+        return ROIMasks(picked)
+
+    def __repr__(self) -> str:
+        return f"ROIMasks(num_instances={len(self)})"
+
+    def to_bitmasks(self, boxes: torch.Tensor, height: int, width: int, threshold: float = 0.5) -> BitMasks:
+        """Paste every mask into its box (N, 4) XYXY pixels of an image of height x width."""
+        return BitMasks(paste_masks_in_image(self.tensor, boxes, (height, width), threshold=threshold))
