@@ -18,9 +18,10 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def build_folder(target: Path) -> Iterator[Path]:
+def build_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """
-    A temporary folder beside `target` to write into; when the block ends without an error it becomes `target`.
+    A temporary folder beside `target` to write into; when the block ends without an error it becomes `target`, in the
+    place of an older one if `replace` is set.
 
     Several processes may build the same target at once: the first to finish wins and the others' work, which is the
     same, is thrown away. A process that is killed leaves a `.tmp-*` folder but never half a target.
@@ -33,12 +34,13 @@ def build_folder(target: Path) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(prefix=f".tmp-{target.name}-", dir=target.parent))
     except OSError as error:
         raise InputError(
-            f"cannot write the data set {target.name} into {target.parent}: {error}. "
-            "Set TELLAPART_CACHE to a folder that can be written to."
+            f"Can't write {target.name} into {target.parent}: {error}. TELLAPART_CACHE names the cache folder"
         ) from error
     try:
         yield work
         os.chmod(work, 0o755)  # mkdtemp makes it private; a shared cache is read by others
+        if replace:
+            shutil.rmtree(target, ignore_errors=True)
         try:
             os.replace(work, target)
         except OSError:

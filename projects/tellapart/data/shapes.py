@@ -13,15 +13,16 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from .cache import build_folder, cache_dir
+from .coco_folder import coco_annotation
 
 # Part of the folder's name: raise it with every change to what is drawn, or old caches would be taken for new ones.
 VERSION = 1
@@ -216,18 +217,7 @@ def _write(split: str, folder: Path) -> None:
         Image.fromarray(image).save(folder / "images" / file_name, compress_level=1)
         images.append({"id": i + 1, "file_name": file_name, "height": SIZE, "width": SIZE})
         for category, mask in objects:
-            rle = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,  # from 1: COCO's evaluation takes a match with id 0 for none
-                    "image_id": i + 1,
-                    "category_id": category + 1,
-                    "iscrowd": 0,
-                    "bbox": coco_mask.toBbox(rle).tolist(),
-                    "area": int(coco_mask.area(rle)),
-                    "segmentation": {"size": [SIZE, SIZE], "counts": rle["counts"].decode("ascii")},
-                }
-            )
+            annotations.append(coco_annotation(len(annotations) + 1, i + 1, category + 1, mask))
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     info = {"description": f"tellapart shapes_{split}, version {VERSION}, seed {seed}"}
     content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
@@ -236,8 +226,8 @@ def _write(split: str, folder: Path) -> None:
 
 def register_shapes() -> None:
     """
-    Enters both splits into the catalogs. Nothing is drawn before the first `DatasetCatalog.get`; who reads
-    `json_file` from the metadata without that (an evaluator built before any loader) calls `ensure_shapes` first.
+    Enters both splits into the catalogs. Nothing is drawn before the first `DatasetCatalog.get` or `check_dataset`; who
+    reads `json_file` from the metadata (an evaluator built before any loader) calls `check_dataset` first.
     """
     root = cache_dir()
     for split in NUM_IMAGES:
@@ -255,4 +245,5 @@ def register_shapes() -> None:
             thing_classes=list(CLASSES),
             thing_colors=[list(color) for color in COLORS],
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASSES))},
+            tellapart_ensure=partial(ensure_shapes, split, root),
         )

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""
+Makes the worm images of BBBC010 readable for Detectron2: `bbbc010_train` and `bbbc010_test`.
+
+Expects the collection's own layout (https://bbbc.broadinstitute.org/BBBC010) below ROOT/bbbc010:
+    BBBC010_v1_foreground/<well>_binary.png                          100 silhouettes, wells A01 to E04
+    BBBC010_v1_foreground_eachworm/<well>_<nn>_ground_truth.png      one mask a worm; worms may overlap
+The silhouette is the input image (8-bit grey, 0 and 255). The first 50 wells by name train, the last 50 test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from tellapart.data.prepared import CocoWriter, Problems, binary_mask, datasets_root, output_folder
+from tellapart.errors import InputError
+
+import numpy as np
+
+WELLS = [f"{row}{column:02d}" for row in "ABCDE" for column in range(1, 25)][:100]
+SILHOUETTES, WORMS = "BBBC010_v1_foreground", "BBBC010_v1_foreground_eachworm"
+logger = logging.getLogger("prepare_bbbc010")
+
+
+def prepare(source: Path, output: Path, align: bool = False) -> dict[str, tuple[int, int]]:
+    """
+    Checks `source` (the folder that holds the two of the collection) and writes `images/` and two JSONs to `output`.
+
+    As shipped, every silhouette lies one row below its worms' masks. `align` moves the silhouettes onto the masks;
+    without it they stay as others have used them. The masks are never changed.
+
+    Returns: for "train" and "test" the numbers of images and of worms.
+    Raises: InputError: naming everything that is missing or odd in the tree.
+    """
+    problems = Problems(str(source))
+    silhouettes = _by_well(source / SILHOUETTES, r"_binary\.png", problems)
+    worms = _by_well(source / WORMS, r"_\d+_ground_truth\.png", problems)
+    for well in WELLS:
+        if well not in silhouettes:
+            problems.add(f"well {well} has no silhouette {SILHOUETTES}/{well}_binary.png")
+        if well not in worms:
+            problems.add(f"well {well} has no worm {WORMS}/{well}_<nn>_ground_truth.png")
+    for well in sorted({*silhouettes, *worms} - set(WELLS)):
+        first = (silhouettes.get(well) or worms[well])[0]
+        problems.add(f"{first.parent.name}/{first.name} is of well {well}, which the collection does not have")
+    problems.check()
+
+    writer = CocoWriter("worm", "BBBC010 C. elegans, wells sorted by name, first 50 train, last 50 test")
+    shifted, unlabelled = 0, []
+    for i, well in enumerate(WELLS):
+        image, masks = _read_well(silhouettes[well][0], worms[well], problems)
+        if problems.found:
+            continue
+        covered = np.logical_or.reduce(masks)
+        shift = min((0, 1, -1, 2, -2), key=lambda rows: np.count_nonzero(np.roll(image, rows, 0) ^ covered))
+        shifted += shift != 0
+        moved = np.roll(image, shift, 0)
+        if np.count_nonzero(moved & ~covered) > 0.02 * np.count_nonzero(image):
+            unlabelled.append(well)
+        split = "train" if i < 50 else "test"
+        writer.add(split, f"{well}.png", (moved if align else image).astype(np.uint8) * 255, masks)
+    problems.check()
+    if shifted:
+        state = "moved onto them" if align else "left as shipped (--align moves them)"
+        logger.info("%d of %d silhouettes lie a row or two off their worms' masks: %s", shifted, len(WELLS), state)
+    if unlabelled:
+        logger.info("%d wells have silhouettes of worms without a mask: %s", len(unlabelled), " ".join(unlabelled))
+    return writer.write(output)
+
+
+def _by_well(folder: Path, ending: str, problems: Problems) -> dict[str, list[Path]]:
+    if not folder.is_dir():
+        problems.add(f"there is no folder {folder.name}")
+        return {}
+    files = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        match = re.fullmatch(r"([A-Z]\d\d)" + ending, path.name)
+        if match:
+            files[match[1]].append(path)
+        elif not path.name.startswith(".") and path.name != "Thumbs.db":
+            problems.add(f"{folder.name}/{path.name} is not named like the collection's files")
+    return dict(files)
+
+
+def _read_well(silhouette: Path, worms: list[Path], problems: Problems) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The silhouette and the worms' masks, bool (H, W) each."""
+    pixels = problems.read(silhouette)
+    image = np.zeros((1, 1), bool) if pixels is None else binary_mask(pixels)
+    masks = []
+    for path in worms:
+        worm = problems.read(path)
+        if worm is None:
+            continue
+        mask = binary_mask(worm)
+        if not mask.any():
+            problems.add(f"{path.name} is empty")
+        if pixels is not None and mask.shape != image.shape:
+            sizes = [f"{shape[1]} x {shape[0]}" for shape in (mask.shape, image.shape)]
+            problems.add(f"{path.name} is {sizes[0]} pixels, its silhouette {sizes[1]}")
+        masks.append(mask)
+    return image, masks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=datasets_root(), help="$DETECTRON2_DATASETS or ./datasets")
+    parser.add_argument("--output", type=Path, help="default: ROOT/bbbc010, or the cache folder if that is read-only")
+    parser.add_argument("--align", action="store_true", help="move the silhouettes one row up, onto the worms' masks")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    output = args.output or output_folder("bbbc010", args.root)
+    for split, (images, worms) in prepare(args.root / "bbbc010", output, args.align).items():
+        logger.info("bbbc010_%s: %d images, %d worms in %s", split, images, worms, output)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"{error}")

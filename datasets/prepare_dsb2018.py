@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""
+Makes the fluorescence nuclei of the 2018 Data Science Bowl readable for Detectron2: `nuclei_train` and `nuclei_val`.
+
+Expects the competition's own layout below ROOT/dsb2018 (best with the community's fixes, https://github.com/lopuhin/
+kaggle-dsbowl-2018-dataset-fixes):
+    stage1_train/<image id>/images/<image id>.png
+    stage1_train/<image id>/masks/*.png                one mask a nucleus
+Takes the fluorescence images (grey, dark ground) of at most 400 pixels a side and writes them in 8-bit grey.
+`nuclei_val` is always the same 60 images, listed below by the beginning of their ids; all others train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tellapart.data.prepared import CocoWriter, Problems, binary_mask, datasets_root, output_folder
+from tellapart.errors import InputError
+
+import numpy as np
+
+MAX_SIDE = 400
+MAX_MEAN = 100  # of 255: bright-field images, dark on light, lie above
+_VAL_IDS = """
+03b9306f44e9 06350c7cc618 07761fa39f60 0acd2c223d30 0bda515e3702 0bf4b1441676 0ddd8deaf169 10328b822b83
+12f89395ad5d 16c3d5935ba9 1a75e9f15481 1db1cddf28e3 1e61ecf354cb 1ee4a111f0e0 1f9e429c12f4 20468e8779c4
+2a2032c4ed78 2c840a94d216 30311520606e 30f65741053d 317832f90f02 319b6cb8b0d2 356d9903d160 358e47eaa1e9
+35ca5f142a7d 3a508d2dc03d 3bf7873f1182 431b9b0c520a 4948e3dfe048 514ccfc78cb5 55ff2b0ec48b 5ddbfba25194
+648636ee314d 68f833de9f8c 6fc83b33896f 72e8c49dea44 7b5987a24dd5 91cc2e0d4d6e 9bf9f3dcadeb 9cbc07003173
+a246bcaa64af aa4d989d262c abc781c8721f af8621ef0db8 b1a239838c7d b1eb0123fe2d b3bfd873fca7 bbce7ebc4032
+be1916d0e559 c35e6e3ea39a c75139ef0546 ce37f6dd0615 d2815f2f616d d6a880b1f605 d7ec80037359 dae976f161fe
+ee927e825509 f67e72b7fe0b f6cb37ebf29c f8e74d4006dd
+"""
+VAL = frozenset(_VAL_IDS.split())
+logger = logging.getLogger("prepare_dsb2018")
+
+
+def prepare(source: Path, output: Path) -> dict[str, tuple[int, int]]:
+    """
+    Checks `source` (the `stage1_train` folder) and writes `images/` and two JSONs to `output`.
+
+    Returns: for "train" and "val" the numbers of images and of nuclei.
+    Raises: InputError: naming everything that is missing or odd in the tree.
+    """
+    if not source.is_dir():
+        raise InputError(f"There is no folder {source}")
+    problems = Problems(str(source))
+    writer = CocoWriter("nucleus", "2018 Data Science Bowl stage 1, fluorescence images up to 400 pixels")
+    chosen: dict[str, str] = {}
+    other = 0
+    for folder in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        pixels = _read_image(folder, problems)
+        if pixels is None:
+            continue
+        if not is_fluorescence(pixels) or max(pixels.shape[:2]) > MAX_SIDE:
+            other += 1
+            continue
+        image = np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., 0])
+        masks = _read_masks(folder, image.shape, problems)
+        key = folder.name[:12]
+        if key in chosen:
+            problems.add(f"{folder.name} and {chosen[key]} begin with the same 12 characters")
+        chosen[key] = folder.name
+        if not problems.found:
+            writer.add("val" if key in VAL else "train", f"{key}.png", image, masks)
+    for split, keys in (("train", set(chosen) - VAL), ("val", set(chosen) & VAL)):
+        if not keys:
+            problems.add(f"there is no fluorescence image for nuclei_{split}; is the tree complete?")
+    problems.check()
+    logger.info("Took %d fluorescence images, left %d others aside", len(chosen), other)
+    if VAL - set(chosen):
+        logger.warning("%d of the %d images of nuclei_val are not in the tree", len(VAL - set(chosen)), len(VAL))
+    return writer.write(output)
+
+
+def is_fluorescence(pixels: np.ndarray) -> bool:
+    """Whether an image, uint8 (H, W) or (H, W, 1 to 4), is grey with a dark ground."""
+    colors = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
+    grey = bool((colors == colors[..., :1]).all())
+    return grey and float(colors.mean()) < MAX_MEAN
+
+
+def _read_image(folder: Path, problems: Problems) -> np.ndarray | None:
+    path = folder / "images" / f"{folder.name}.png"
+    if not path.is_file():
+        problems.add(f"{folder.name} has no image images/{path.name}")
+        return None
+    pixels = problems.read(path)
+    if pixels is not None and pixels.dtype != np.uint8:
+        problems.add(f"{path.name} has pixels of type {pixels.dtype}, wanted uint8")
+        return None
+    return pixels
+
+
+def _read_masks(folder: Path, shape: tuple[int, ...], problems: Problems) -> list[np.ndarray]:
+    """The nuclei's masks, bool (H, W) each, in the order of their files' names."""
+    paths = sorted((folder / "masks").glob("*.png"))
+    if not paths:
+        problems.add(f"{folder.name} has no masks/*.png")
+    masks = []
+    for path in paths:
+        pixels = problems.read(path)
+        if pixels is None:
+            continue
+        mask = binary_mask(pixels)
+        if mask.shape != shape:
+            sizes = [f"{size[1]} x {size[0]}" for size in (mask.shape, shape)]
+            problems.add(f"{folder.name}/masks/{path.name} is {sizes[0]} pixels, its image {sizes[1]}")
+        elif not mask.any():
+            problems.add(f"{folder.name}/masks/{path.name} is empty")
+        masks.append(mask)
+    return masks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=datasets_root(), help="$DETECTRON2_DATASETS or ./datasets")
+    parser.add_argument("--output", type=Path, help="default: ROOT/dsb2018, or the cache folder if that is read-only")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    output = args.output or output_folder("dsb2018", args.root)
+    for split, (images, nuclei) in prepare(args.root / "dsb2018" / "stage1_train", output).items():
+        logger.info("nuclei_%s: %d images, %d nuclei in %s", split, images, nuclei, output)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"{error}")

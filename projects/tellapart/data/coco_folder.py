@@ -1,0 +1,266 @@
+"""Any folder of images with a COCO JSON: checked at the door, then registered like Detectron2's own data sets."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from tellapart.errors import InputError
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from pycocotools import mask as coco_mask
+
+_checked: dict[tuple, list[str]] = {}  # what has been checked in this process, by name, path, size and time
+
+
+def coco_annotation(annotation_id: int, image_id: int, category_id: int, mask: np.ndarray) -> dict[str, Any]:
+    """
+    A COCO annotation with compressed RLE of `mask`, bool (H, W). Let ids begin at 1: COCO's evaluation takes a match
+    with annotation 0 for none.
+    """
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "iscrowd": 0,
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "area": int(coco_mask.area(rle)),
+        "segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")},
+    }
+
+
+def check_coco_dataset(name: str, json_file: str, image_root: str) -> list[str]:
+    """
+    Reads a COCO JSON and looks for everything in it that would fail or, worse, go wrong silently later on. An unchanged
+    file is checked once in a process. Images are looked for, not opened.
+
+    Args:
+        name: the data set's name, for messages only.
+        json_file: path of the COCO JSON.
+        image_root: folder that the `file_name` of its images refers to.
+
+    Returns:
+        the category names in the order of their contiguous ids, which is that of their ids in the file.
+
+    Raises:
+        InputError: saying what is missing or broken, in which file, with the ids.
+    """
+    where = f"Data set {name}"
+    if not os.path.isdir(image_root):
+        raise InputError(f"{where}: there is no image folder {image_root}")
+    if not os.path.isfile(json_file):
+        raise InputError(f"{where}: there is no annotation file {json_file}")
+    stat = os.stat(json_file)
+    key = (name, os.path.abspath(json_file), os.path.abspath(image_root), stat.st_size, stat.st_mtime_ns)
+    if key not in _checked:
+        where += f", {json_file}"
+        content = _parse(where, json_file)
+        images = _check_images(where, content["images"], image_root)
+        names = _check_categories(where, content["categories"])
+        _check_annotations(where, content["annotations"], images, set(names))
+        _checked[key] = [names[category] for category in sorted(names)]
+    return list(_checked[key])
+
+
+def _parse(where: str, json_file: str) -> dict[str, list[dict]]:
+    try:
+        with open(json_file, encoding="utf-8") as file:
+            content = json.load(file)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{where} can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: the top level is a {type(content).__name__}, wanted an object with 'images', ...")
+    for field in ("images", "annotations", "categories"):
+        if field not in content:
+            raise InputError(f"{where} has no '{field}'; found {', '.join(map(repr, content)) or 'nothing'}")
+        if not isinstance(content[field], list) or not all(isinstance(entry, dict) for entry in content[field]):
+            raise InputError(f"{where}: '{field}' is not a list of objects")
+    return content
+
+
+def _check_images(where: str, images: list[dict], image_root: str) -> dict[int, dict]:
+    """The images by id."""
+    _need_keys(where, "image", images, {"id": int, "file_name": str, "height": int, "width": int})
+    if not images:
+        raise InputError(f"{where}: 'images' is empty")
+    _need_unique(where, "image id", (image["id"] for image in images))
+    for image in images:
+        if image["height"] < 1 or image["width"] < 1:
+            raise InputError(f"{where}: image {image['id']} has the size {image['width']} x {image['height']}")
+    listed: dict[str, set[str]] = {}  # one look into each folder is much faster than one at each image
+    missing = []
+    for image in images:
+        folder, base = os.path.split(os.path.join(image_root, image["file_name"]))
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if base not in listed[folder]:
+            missing.append(image["file_name"])
+    if missing:
+        raise InputError(f"{where}: {len(missing)} of {len(images)} images are not in {image_root}: {some(missing)}")
+    return {image["id"]: image for image in images}
+
+
+def _check_categories(where: str, categories: list[dict]) -> dict[int, str]:
+    """The categories' names by id."""
+    _need_keys(where, "category", categories, {"id": int, "name": str})
+    if not categories:
+        raise InputError(f"{where}: 'categories' is empty")
+    _need_unique(where, "category id", (category["id"] for category in categories))
+    return {category["id"]: category["name"] for category in categories}
+
+
+def _check_annotations(where: str, annotations: list[dict], images: dict[int, dict], categories: set[int]) -> None:
+    _need_keys(where, "annotation", annotations, {"id": int, "image_id": int, "category_id": int, "bbox": list})
+    _need_unique(where, "annotation id", (annotation["id"] for annotation in annotations))
+    for kind, known in (("image", images), ("category", categories)):
+        bad = [annotation for annotation in annotations if annotation[f"{kind}_id"] not in known]
+        if bad:
+            more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
+            found = bad[0][f"{kind}_id"]
+            raise InputError(f"{where}: annotation {bad[0]['id']} names {kind} {found}, which is not in the file{more}")
+    with_mask = 0
+    for annotation in annotations:
+        fault = _box_fault(annotation["bbox"])
+        if not fault and "segmentation" in annotation:
+            with_mask += 1
+            fault = _mask_fault(annotation["segmentation"], images[annotation["image_id"]])
+        if fault:
+            raise InputError(f"{where}: annotation {annotation['id']} (image {annotation['image_id']}): {fault}")
+    if 0 < with_mask < len(annotations):
+        bare = next(annotation["id"] for annotation in annotations if "segmentation" not in annotation)
+        raise InputError(f"{where}: annotation {bare} has no 'segmentation', though {with_mask} others have one")
+    if any(annotation["id"] == 0 for annotation in annotations):
+        logging.getLogger(__name__).warning(
+            "%s: COCO's evaluation counts a match with annotation 0 as a miss; number them from 1", where
+        )
+
+
+def _box_fault(box: list) -> str:
+    try:
+        if len(box) == 4 and math.isfinite(sum(box)) and box[2] >= 0 and box[3] >= 0:
+            return ""
+    except TypeError:
+        pass
+    return f"'bbox' is {box}, wanted [x, y, width, height]"
+
+
+def _mask_fault(segmentation: Any, image: dict) -> str:
+    """What is wrong with a polygon list or RLE, or "". A polygon of one or two points passes: Detectron2 drops it."""
+    if isinstance(segmentation, dict):
+        height, width = image["height"], image["width"]
+        if segmentation.get("size") != [height, width]:
+            return f"the RLE's 'size' is {segmentation.get('size')}, its image's is {[height, width]}"
+        counts = segmentation.get("counts")
+        if isinstance(counts, str) and counts:
+            return ""
+        try:
+            if isinstance(counts, list) and sum(counts) == height * width and min(counts) >= 0:
+                return ""
+        except TypeError:
+            pass
+        return f"the RLE's 'counts' are neither a string nor numbers that add up to {height} x {width}"
+    if not isinstance(segmentation, list) or not segmentation:
+        return f"'segmentation' is {str(segmentation)[:60]}, wanted a list of polygons or an RLE object"
+    for polygon in segmentation:
+        try:
+            fine = isinstance(polygon, list) and len(polygon) % 2 == 0 and math.isfinite(sum(polygon))
+        except TypeError:
+            fine = False
+        if not fine:
+            return f"the polygon {str(polygon)[:60]} is not a list of numbers [x1, y1, x2, y2, ...]"
+    return ""
+
+
+def _need_keys(where: str, kind: str, entries: list[dict], wanted: dict[str, type]) -> None:
+    for i, entry in enumerate(entries):
+        for key, of_type in wanted.items():
+            value = entry.get(key)
+            if not isinstance(value, of_type):
+                which = f"{kind} {entry['id']}" if "id" in entry and key != "id" else f"{kind} number {i + 1}"
+                found = f"is {str(value)[:60]!r}" if key in entry else "is missing"
+                raise InputError(f"{where}: {which}: '{key}' {found}, wanted {of_type.__name__}")
+
+
+def _need_unique(where: str, what: str, ids: Iterable[int]) -> None:
+    twice = [one for one, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise InputError(f"{where}: {what} used more than once: {some(map(str, twice))}")
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """The first few of `names` and how many more there are, for a message."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def register_coco_folder(name: str, json_file: str, image_root: str) -> None:
+    """
+    Enters a COCO-format data set into Detectron2's catalogs. Its files are read and checked at the first
+    `DatasetCatalog.get(name)` or `check_dataset(name)`.
+
+    Raises:
+        InputError: `name` is taken.
+    """
+    if name in DatasetCatalog.list():
+        raise InputError(f"A data set {name} is registered already; choose another name")
+
+    def load() -> list[dict]:
+        check_coco_dataset(name, json_file, image_root)
+        return load_coco_json(json_file, image_root, name)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
+
+
+def parse_register_flag(text: str) -> tuple[str, str, str]:
+    """
+    "NAME=JSON:IMAGES" -> (name, JSON path, image folder), with `~` expanded; for `train_net.py --register`.
+
+    Raises:
+        InputError: the text is not of that form.
+    """
+    name, equals, paths = text.partition("=")
+    json_file, colon, image_root = paths.rpartition(":")
+    if not (name and equals and json_file and colon and image_root):
+        raise InputError(f"--register {text}: wanted NAME=JSON:IMAGES, as in mine=data/train.json:data/images")
+    return name, os.path.expanduser(json_file), os.path.expanduser(image_root)
+
+
+def check_dataset(name: str) -> list[str]:
+    """
+    Makes sure that a registered data set can be trained on or evaluated: built-in ones are drawn, COCO-format ones (own
+    and Detectron2's) are checked. Call it for every data set before a loader or an evaluator is built.
+
+    Returns:
+        its category names in the order of their contiguous ids; empty for a set that isn't in COCO format.
+
+    Raises:
+        InputError: no such data set (naming the nearest ones), or what `check_coco_dataset` finds.
+    """
+    known = DatasetCatalog.list()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; --register NAME=JSON:IMAGES adds your own"
+        raise InputError(f"There is no data set {name}{hint}")
+    metadata = MetadataCatalog.get(name)
+    ensure = metadata.get("tellapart_ensure", None)
+    if ensure is not None:
+        ensure()
+    json_file, image_root = metadata.get("json_file", None), metadata.get("image_root", None)
+    if json_file is None or image_root is None or metadata.get("evaluator_type", None) != "coco":
+        return list(metadata.get("thing_classes", []))
+    return check_coco_dataset(name, json_file, image_root)
