@@ -1,0 +1,1 @@
+"""What a training program needs beside the model: launching, pre-emption, exact resuming, checks at the door."""

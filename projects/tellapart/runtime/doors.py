@@ -1,0 +1,115 @@
+"""Checks at the door: config, data sets and class counts are found wrong before anything is built on them."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from .. import add_config
+from ..data.coco_folder import check_dataset, parse_register_flag, register_coco_folder
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def register_from_flags(flags: list[str]) -> None:
+    """Register what ``--register NAME=JSON:IMAGES`` names.
+
+    Raises:
+        InputError: a flag of another form, or a name that is taken.
+    """
+    for flag in flags:
+        register_coco_folder(*parse_register_flag(flag))
+
+
+def load_config(config_file: str, opts: list[str]) -> CfgNode:
+    """Detectron2's defaults, Tellapart's keys, the file with its bases, then ``KEY VALUE`` pairs.
+
+    Without a GPU ``MODEL.DEVICE cuda`` becomes ``cpu``, with a warning.
+
+    Raises:
+        InputError: no such file, broken YAML, an unknown key (with the nearest known one) or a value of another type.
+    """
+    cfg = get_cfg()
+    add_config(cfg)
+    if config_file:
+        if "://" not in config_file and not os.path.isfile(config_file):
+            raise InputError(f"config file {config_file} does not exist{_nearest_file(config_file)}")
+        _merge(lambda: cfg.merge_from_file(config_file, allow_unsafe=False), cfg, config_file)
+    if opts:
+        if len(opts) % 2:
+            raise InputError(f"options come in pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
+        _merge(lambda: cfg.merge_from_list(opts), cfg, "the command line")
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("no CUDA device: MODEL.DEVICE %s -> cpu", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def _merge(merge, cfg: CfgNode, source: str) -> None:
+    try:
+        merge()
+    except yaml.YAMLError as error:
+        raise InputError(f"{source} is not valid YAML: {error}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{source}: its _BASE_ {error.filename} does not exist") from error
+    except (KeyError, AssertionError, ValueError, AttributeError) as error:
+        text = str(error.args[0] if error.args else error)
+        unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
+        if unknown is None:
+            raise InputError(f"{source}: {text}") from error
+        raise InputError(f"{source}: unknown key {unknown[1]}{_nearest_key(unknown[1], cfg)}") from error
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in node.items():
+        keys.append(prefix + name)
+        if isinstance(value, CfgNode):
+            keys += _keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def _nearest_key(key: str, cfg: CfgNode) -> str:
+    keys = _keys(cfg)
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    if not near:
+        # the right name under the wrong parent
+        last = {k.rsplit(".", 1)[-1]: k for k in keys}
+        near = [last[n] for n in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, n=1)]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _nearest_file(path: str) -> str:
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return f" (nor does the folder {folder})"
+    near = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=1)
+    return f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
+
+
+# the section whose NUM_CLASSES a meta-architecture goes by
+_CLASSES_OF = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+
+
+def check_datasets(cfg: CfgNode, names: list[str]) -> None:
+    """Every data set is registered, its files are there and fit together, and it has as many categories as the model.
+
+    Raises:
+        InputError: names the data set, the file, the annotation or the key.
+    """
+    section = _CLASSES_OF.get(cfg.MODEL.META_ARCHITECTURE)
+    num_classes = cfg.MODEL[section].NUM_CLASSES if section else None
+    for name in dict.fromkeys(names):
+        classes = check_dataset(name)
+        if section and classes and len(classes) != num_classes:
+            raise InputError(
+                f"MODEL.{section}.NUM_CLASSES is {num_classes}, but data set {name} has {len(classes)} categories: "
+                f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
+            )

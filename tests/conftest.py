@@ -1,0 +1,33 @@
+"""What all tests share: Detectron2 (real or embedded) on the path, one thread a test process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import tellapart  # noqa: F401  (puts the embedded detectron2 on the path where no other is installed)
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# pytest-xdist runs as many processes as there are cores
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_report_header() -> str:
+    """Say which detectron2 the tests run under."""
+    import detectron2
+
+    return f"detectron2 {detectron2.__version__} from {Path(detectron2.__file__).parent}, torch {torch.__version__}"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data sets beside the checkout (``$TELLAPART_SHARED_DATA``, else ``../shared/data``)."""
+    folder = Path(os.environ.get("TELLAPART_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (TELLAPART_SHARED_DATA says where)")
+    return folder

@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""Train or evaluate any config: Detectron2's own models and Tellapart's, on one process, several, or under torchrun.
+
+Examples:
+    python train_net.py --config-file configs/quick/mask_rcnn_R_18_FPN_shapes.yaml
+    python train_net.py --config-file CONFIG --resume                      # go on where a run stopped
+    python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
+    python train_net.py --config-file CONFIG --num-gpus 8 SOLVER.IMS_PER_BATCH 16
+    torchrun --nproc_per_node=2 train_net.py --config-file CONFIG          # gloo on CPUs, NCCL on GPUs
+    python train_net.py --config-file CONFIG --register mine=annotations.json:images DATASETS.TEST "('mine',)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import weakref
+from typing import Any
+
+from tellapart.data.loader import GuardedMapper, build_resumable_train_loader
+from tellapart.runtime.checkpoint import Checkpointer
+from tellapart.runtime.doors import check_datasets, load_config, register_from_flags
+from tellapart.runtime.hooks import KeepLossHistory, PreemptionHook, SeedEveryStep
+from tellapart.runtime.launch import launch
+from tellapart.visualization.contact_sheet import write_contact_sheets
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+logger = logging.getLogger("tellapart.train_net")
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer with a loader that resumes exactly, pre-emption, atomic checkpoints and pictures."""
+
+    def build_hooks(self) -> list:
+        """Detectron2's hooks, then ours: the pre-emption hook last, so that it saves a finished iteration."""
+        self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        hooks = [*super().build_hooks(), KeepLossHistory(), PreemptionHook()]
+        if self.cfg.SEED >= 0:
+            hooks.insert(0, SeedEveryStep(self.cfg.SEED))
+        return hooks
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Weights, optimiser and iteration from the newest checkpoint, and the data from where it stopped."""
+        super().resume_or_load(resume=resume)
+        self.data_loader.batch_sampler.start_batch = self.start_iter
+        if self.start_iter >= self.max_iter:
+            logger.info("%s is trained to its end (%d iterations): evaluating", self.cfg.OUTPUT_DIR, self.max_iter)
+
+    @property
+    def data_loader(self) -> Any:
+        """The training loader."""
+        return self._trainer.data_loader
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """The resumable loader over ``cfg.DATASETS.TRAIN``."""
+        return build_resumable_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Detectron2's loader over ``dataset_name``; a broken image is named."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=GuardedMapper(cfg, DatasetMapper(cfg, False)))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """COCO's evaluator; its files go to ``OUTPUT_DIR/inference`` (a folder each where there are several sets)."""
+        return COCOEvaluator(dataset_name, output_dir=output_folder or inference_folder(cfg, dataset_name))
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
+        """Evaluate on every test set, then draw a contact sheet of each."""
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process() and cfg.TEST.CONTACT_SHEET.NUM_IMAGES > 0:
+            for name in cfg.DATASETS.TEST:
+                write_contact_sheets(cfg, name, inference_folder(cfg, name))
+        return results
+
+
+def inference_folder(cfg: CfgNode, dataset_name: str) -> str:
+    """Where the results on ``dataset_name`` are written."""
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    return folder if len(cfg.DATASETS.TEST) == 1 else os.path.join(folder, dataset_name)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Config, loggers, seed and output folder."""
+    setup_logger(name="tellapart", abbrev_name="tp")
+    register_from_flags(args.register)
+    cfg = load_config(args.config_file, args.opts)
+    check_datasets(cfg, [*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tellapart", abbrev_name="tp")
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict:
+    """Train and evaluate, or only evaluate; returns the evaluators' results."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume, must_fit=True)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's flags and ``--register``."""
+    parser = default_argument_parser(__doc__.split("Examples:")[1])
+    parser.add_argument(
+        "--register",
+        action="append",
+        default=[],
+        metavar="NAME=JSON:IMAGES",
+        help="register a COCO-format data set under NAME (repeatable)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    arguments = argument_parser().parse_args()
+    launch(main, arguments)
