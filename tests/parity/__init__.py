@@ -1,0 +1,1 @@
+"""Parity of the embedded Detectron2 with the real one."""

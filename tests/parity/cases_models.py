@@ -1,0 +1,99 @@
+"""Cases on whole models: detections and losses on fixed weights and real images."""
+
+from __future__ import annotations
+
+import torch
+
+from .common import case, crc, fill, rcnn_cfg, sample_everything, small_input
+
+IMAGES = (87038, 184791)  # of tiny_coco's train: 640 x 480 with 16 objects (and a crowd), and 640 x 500 with 7
+
+
+def _model(kind: str, depth: int, mask: bool, **options):
+    from detectron2.modeling import build_model
+
+    cfg = rcnn_cfg(kind, depth, mask, narrow=kind != "FPN")
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 60
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.02
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 256
+    cfg.TEST.DETECTIONS_PER_IMAGE = 20
+    sample_everything(cfg)
+    for key, value in options.items():
+        setattr(cfg.MODEL, key, value)
+    return fill(build_model(cfg))
+
+
+def _inputs() -> list[dict]:
+    return [small_input(i, short_side=s) for i, s in zip(IMAGES, (128, 110))]
+
+
+def _run(kind: str, depth: int, mask: bool, **options) -> dict:
+    from detectron2.utils.events import EventStorage
+
+    model = _model(kind, depth, mask, **options)
+    inputs = _inputs()
+    out: dict = {"pixels": [crc(x["image"].numpy()) for x in inputs]}
+    with torch.no_grad():
+        model.eval()
+        features = model.backbone(model.preprocess_image(inputs).tensor)
+        out["features"] = features
+        out["detections"] = []
+        for found in (r["instances"] for r in model(inputs)):
+            one = {
+                "size": found.image_size,
+                "boxes": found.pred_boxes.tensor,
+                "scores": found.scores,
+                "classes": found.pred_classes,
+            }
+            if mask:
+                one["mask_areas"] = found.pred_masks.flatten(1).sum(1).float()
+                one["mask_dtype"] = str(found.pred_masks.dtype)
+            out["detections"].append(one)
+        raw = model.inference(inputs, do_postprocess=False)
+        out["raw"] = [[sorted(r.get_fields()), r.image_size, r.pred_boxes.tensor] for r in raw]
+    model.train()
+    with EventStorage(0) as storage:
+        losses = model(inputs)
+        sum(losses.values()).backward()
+        out["logged"] = {k: float(v[0]) for k, v in storage.latest().items()}
+    out["losses"] = {k: float(v) for k, v in losses.items()}
+    groups: dict[str, float] = {}
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            group = ".".join(name.split(".")[:3])
+            groups[group] = groups.get(group, 0.0) + float(p.grad.double().square().sum())
+    out["gradients"] = {k: v**0.5 for k, v in groups.items()}
+    return out
+
+
+@case(data=True)
+def case_model_mask_rcnn_R_18_FPN() -> dict:
+    return _run("FPN", 18, True)
+
+
+@case(data=True)
+def case_model_mask_rcnn_R_50_C4() -> dict:
+    return _run("C4", 50, True)
+
+
+@case(data=True)
+def case_model_faster_rcnn_R_50_DC5() -> dict:
+    return _run("DC5", 50, False)
+
+
+@case(data=True)
+def case_model_rgb_input() -> dict:
+    """Other pixel statistics; one image without annotations, one of another size."""
+    from detectron2.utils.events import EventStorage
+
+    model = _model("C4", 50, True, PIXEL_MEAN=[120.0, 110.0, 100.0], PIXEL_STD=[58.0, 57.0, 56.0])
+    inputs = _inputs()
+    inputs[0]["instances"] = inputs[0]["instances"][:0]
+    batch = model.preprocess_image(inputs)
+    with EventStorage(0):
+        losses = model.train()(inputs)
+    return {
+        "batch": batch.tensor,
+        "sizes": [tuple(s) for s in batch.image_sizes],
+        "losses": {k: float(v) for k, v in losses.items()},
+    }

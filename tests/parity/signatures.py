@@ -1,0 +1,118 @@
+"""Recording what the real Detectron2's public API looks like from outside: names, and how they are called."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+import pkgutil
+from typing import Any, Callable
+
+from .common import GOLDEN
+
+SIGNATURES = GOLDEN / "signatures.json"
+PACKAGES = ("checkpoint", "config", "data", "engine", "evaluation", "layers", "modeling", "solver", "structures", "utils")
+PLAIN = (bool, int, float, str, type(None))
+
+
+def modules() -> list[str]:
+    """Names of the modules of the running detectron2 that can be imported, sorted."""
+    names = ["detectron2"]
+    for package in PACKAGES:
+        top = f"detectron2.{package}"
+        found = importlib.import_module(top)
+        names += [top] + [m.name for m in pkgutil.walk_packages(found.__path__, top + ".")]
+    out = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # optional dependencies of the real one's corners (datasets' APIs, caffe2)
+            print(f"left out {name}: {type(error).__name__}: {error}")
+            continue
+        out.append(name)
+    return sorted(out)
+
+
+def signature_of(function: Callable) -> list[list]:
+    """[name, kind, has a default, the default's repr if plain] per parameter, without ``self`` or ``cls``.
+
+    A ``@configurable`` constructor shows the explicit arguments, whatever it is wrapped in.
+    """
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    out = []
+    for i, p in enumerate(inspect.signature(function).parameters.values()):
+        if i == 0 and p.name in ("self", "cls"):
+            continue
+        has = p.default is not inspect.Parameter.empty
+        plain = isinstance(p.default, PLAIN) and not isinstance(p.default, enum.Enum)
+        out.append([p.name, p.kind.name, has, repr(p.default) if has and plain else None])
+    return out
+
+
+def _ours(thing: Any) -> bool:
+    return str(getattr(thing, "__module__", "")).split(".")[0] == "detectron2"
+
+
+def describe(thing: Any) -> dict:
+    """Kind of a public thing, its signature, for a class its public methods and other attributes."""
+    if isinstance(thing, type):
+        owners = [c for c in thing.__mro__ if _ours(c)]
+        members: dict[str, Any] = {}
+        for owner in reversed(owners):
+            members.update({k: v for k, v in vars(owner).items() if not k.startswith("_") or k == "__init__"})
+        methods, attributes = {}, []
+        for name, member in sorted(members.items()):
+            if callable(getattr(thing, name)) and not isinstance(member, type):
+                try:
+                    methods[name] = signature_of(getattr(thing, name))
+                except (TypeError, ValueError):
+                    attributes.append(name)
+            else:
+                attributes.append(name)
+        return {"kind": "class", "methods": methods, "attributes": attributes}
+    if inspect.ismodule(thing):
+        return {"kind": "module"}
+    if callable(thing) and _ours(thing) and hasattr(thing, "__name__"):
+        return {"kind": "function", "signature": signature_of(thing)}
+    return {"kind": "object", "type": type(thing).__name__}
+
+
+def public_names(module: str) -> dict[str, Any]:
+    """Public names of a module that are detectron2's own (or plain module-level constants and objects)."""
+    found = importlib.import_module(module)
+    out = {}
+    for name, thing in sorted(vars(found).items()):
+        if name.startswith("_"):
+            continue
+        if inspect.ismodule(thing):
+            if thing.__name__.split(".")[0] == "detectron2":
+                out[name] = thing
+        else:
+            out[name] = thing
+    return out
+
+
+def identity(thing: Any, module: str, name: str) -> str:
+    """Where a class or function is defined; for anything else the place where it was found."""
+    if (isinstance(thing, type) or inspect.isfunction(thing)) and _ours(thing):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    if inspect.ismodule(thing):
+        return thing.__name__
+    return f"{module}.{name}"
+
+
+def record() -> dict:
+    """{"exports": {module: {name: identity}}, "things": {identity: description}} of the running detectron2."""
+    exports: dict[str, dict[str, str]] = {}
+    things: dict[str, dict] = {}
+    for module in modules():
+        exports[module] = {}
+        for name, thing in public_names(module).items():
+            key = identity(thing, module, name)
+            own = key.startswith("detectron2") and (
+                inspect.ismodule(thing) or not isinstance(thing, type) or _ours(thing) or module == "detectron2"
+            )
+            exports[module][name] = key if own else ""
+            if own and _ours(thing) and key not in things:
+                things[key] = describe(thing)
+    return {"exports": exports, "things": things}

@@ -1,0 +1,50 @@
+"""Which names of ``detectron2`` a Python file uses: what it imports, and the attributes it takes of what it imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+SKIPPED_FOLDERS = {".venv", ".git", "output", "build", "dist", "embedded_detectron2", "__pycache__"}
+
+
+def python_files(root: Path) -> Iterator[Path]:
+    """Every .py file of the repository outside the embedded Detectron2 and generated folders."""
+    for path in sorted(root.rglob("*.py")):
+        if not SKIPPED_FOLDERS & set(path.relative_to(root).parts):
+            yield path
+
+
+def used_names(source: str, file: str = "<string>") -> dict[str, int]:
+    """{dotted name below detectron2: line of its first use}, as ``detectron2.utils.comm.get_rank``.
+
+    Follows imports under any alias and chains of attributes on them (``T.Resize``, ``BoxMode.XYXY_ABS``); a name that
+    the file also binds in another way is followed no further than its import.
+    """
+    tree = ast.parse(source, file)
+    bound: dict[str, str] = {}
+    used: dict[str, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "detectron2":
+                    used.setdefault(alias.name, node.lineno)
+                    if alias.asname:
+                        bound[alias.asname] = alias.name
+                    else:
+                        bound["detectron2"] = "detectron2"
+        elif isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "detectron2":
+            for alias in node.names:
+                used.setdefault(f"{node.module}.{alias.name}", node.lineno)
+                bound[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    rebound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, (ast.Store, ast.Del))}
+    rebound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    for node in ast.walk(tree):
+        chain, inner = [], node
+        while isinstance(inner, ast.Attribute):
+            chain.append(inner.attr)
+            inner = inner.value
+        if chain and isinstance(inner, ast.Name) and inner.id in bound and inner.id not in rebound:
+            used.setdefault(".".join([bound[inner.id], *reversed(chain)]), node.lineno)
+    return used
