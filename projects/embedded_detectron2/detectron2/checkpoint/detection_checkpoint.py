@@ -1,0 +1,129 @@
+"""Saving and loading detectors: Detectron2's own files, its model zoo's, and ImageNet backbones under other names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.checkpoint import Checkpointer
+
+from detectron2.checkpoint.c2_model_loading import (
+    align_and_update_state_dicts,
+    convert_torchvision_names,
+    is_torchvision_resnet,
+)
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+# What a pickle of numpy arrays in plain containers needs, and nothing that could run code.
+_ALLOWED = {
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"only numpy arrays in plain containers are read, not {module}.{name}")
+        return super().find_class(module, name)
+
+
+class DetectionCheckpointer(Checkpointer):
+    """fvcore's ``Checkpointer`` for detectors.
+
+    Reads ``.pth`` (tensors and plain values only), Detectron2's model-zoo ``.pkl``, Caffe2 ``.pkl`` and torchvision
+    ResNet weights; the last two, and files with ``"matching_heuristics": True``, are matched to the model by the ends
+    of names. Writes {"model": state dict, one entry per checkpointable, and what is given to `save`}.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables
+    ):
+        """
+        Args:
+            model: what is saved and loaded.
+            save_dir: folder for `save`.
+            save_to_disk: whether this process writes; default: the main one does.
+            checkpointables: objects with ``state_dict`` and ``load_state_dict``, by name.
+        """
+        if save_to_disk is None:
+            save_to_disk = comm.is_main_process()
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.path_manager = PathManager
+
+    def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
+        """Load ``path`` (empty: nothing); returns what the file holds beside the model and the checkpointables.
+
+        Raises:
+            pickle.UnpicklingError: the file is no checkpoint, or it could run code.
+            OSError: some processes can't see the file.
+        """
+        logging.getLogger(__name__).info(f"[DetectionCheckpointer] Loading from {path} ...")
+        if path and comm.get_world_size() > 1:
+            seen = comm.all_gather(os.path.isfile(self.path_manager.get_local_path(path)))
+            if not all(seen):
+                blind = [rank for rank, ok in enumerate(seen) if not ok]
+                raise OSError(f"Checkpoint {path} is not found by ranks {blind}: is it on a shared disk?")
+        return super().load(path, *args, **kwargs)
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        try:
+            if f.endswith(".pkl"):
+                with open(f, "rb") as file:
+                    loaded = _ArrayUnpickler(file, encoding="latin1").load()
+            else:
+                loaded = torch.load(f, map_location="cpu", weights_only=True)
+        except Exception as e:  # whatever strange bytes make of zip files and pickles
+            raise pickle.UnpicklingError(f"{f} cannot be read as a checkpoint: {type(e).__name__}: {e}") from e
+        if not isinstance(loaded, dict):
+            raise pickle.UnpicklingError(f"{f} holds a {type(loaded).__name__}, not a dict of weights")
+        if f.endswith(".pkl") and "__author__" not in loaded:
+            # Caffe2: blobs, among them the solver's
+            blobs = loaded.get("blobs", loaded).items()
+            model = {k: v for k, v in blobs if isinstance(v, np.ndarray) and not k.endswith("_momentum")}
+            return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+        if "__author__" in loaded:
+            self.logger.info(f"Reading a file from '{loaded['__author__']}'")
+        if "model" not in loaded:
+            loaded = {"model": loaded}
+        if is_torchvision_resnet(loaded["model"]):
+            self.logger.info("These are the weights of a torchvision ResNet")
+            names = convert_torchvision_names(list(loaded["model"]))
+            loaded["model"] = dict(zip(names, loaded["model"].values()))
+            loaded["matching_heuristics"] = True
+        return loaded
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        if checkpoint.get("matching_heuristics", False):
+            self._convert_ndarray_to_tensor(checkpoint["model"])
+            checkpoint["model"] = align_and_update_state_dicts(
+                self.model.state_dict(),
+                checkpoint["model"],
+                c2_conversion=checkpoint.get("__author__") == "Caffe2",
+            )
+        names = set(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+
+        # Statistics that were merged into weight and bias when the file was made, and constants of the config.
+        known = {"pixel_mean", "pixel_std"}
+        for prefix, module in self.model.named_modules():
+            stats = {f"{prefix}.running_mean", f"{prefix}.running_var"}
+            if isinstance(module, FrozenBatchNorm2d) and f"{prefix}.weight" in names and not stats & names:
+                module.running_mean.zero_()
+                module.running_var.fill_(1.0)
+                known |= stats
+        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in known]
+        incompatible.unexpected_keys[:] = [
+            k for k in incompatible.unexpected_keys if k not in known and "anchor_generator.cell_anchors" not in k
+        ]
+        return incompatible

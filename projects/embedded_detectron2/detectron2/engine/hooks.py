@@ -1,0 +1,308 @@
+"""What usually happens around training steps."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import logging
+import math
+import operator
+import time
+from collections import Counter
+
+import torch
+from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
+from fvcore.common.timer import Timer
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+
+from detectron2.engine.train_loop import HookBase
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, EventWriter
+
+__all__ = [
+    "CallbackHook",
+    "IterationTimer",
+    "PeriodicWriter",
+    "PeriodicCheckpointer",
+    "BestCheckpointer",
+    "LRScheduler",
+    "EvalHook",
+    "PreciseBN",
+]
+
+
+class CallbackHook(HookBase):
+    """A hook of functions that take the trainer."""
+
+    def __init__(self, *, before_train=None, after_train=None, before_step=None, after_step=None):
+        self._before_train, self._after_train = before_train, after_train
+        self._before_step, self._after_step = before_step, after_step
+
+    def before_train(self):
+        if self._before_train:
+            self._before_train(self.trainer)
+
+    def after_train(self):
+        if self._after_train:
+            self._after_train(self.trainer)
+        # they may hold the trainer, which holds this
+        self._before_train = self._after_train = self._before_step = self._after_step = None
+
+    def before_step(self):
+        if self._before_step:
+            self._before_step(self.trainer)
+
+    def after_step(self):
+        if self._after_step:
+            self._after_step(self.trainer)
+
+
+class IterationTimer(HookBase):
+    """Stores each iteration's "time" in seconds and logs a summary at the end; goes first in the list of hooks."""
+
+    def __init__(self, warmup_iter: int = 3):
+        """
+        Args:
+            warmup_iter: this many iterations at the start are not counted (the last of them already has a "time").
+        """
+        self._warmup_iter = warmup_iter
+        self._step_timer = Timer()
+        self._total_timer = Timer()
+
+    def before_train(self):
+        self._start_time = time.perf_counter()
+        self._total_timer.reset()
+        self._total_timer.pause()
+
+    def before_step(self):
+        self._step_timer.reset()
+        self._total_timer.resume()
+
+    def after_step(self):
+        done = self.trainer.storage.iter - self.trainer.start_iter + 1
+        if done >= self._warmup_iter:
+            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
+        else:
+            self._start_time = time.perf_counter()
+            self._total_timer.reset()
+        self._total_timer.pause()
+
+    def after_train(self):
+        logger = logging.getLogger(__name__)
+        total = time.perf_counter() - self._start_time
+        steps = self._total_timer.seconds()
+        count = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
+
+        def clock(seconds: float) -> str:
+            return str(datetime.timedelta(seconds=int(seconds)))
+
+        if count > 0 and steps > 0:
+            logger.info(f"Overall training speed: {count} iterations in {clock(steps)} ({steps / count:.4f} s / it)")
+        logger.info(f"Total training time: {clock(total)} ({clock(total - steps)} on hooks)")
+
+
+class PeriodicWriter(HookBase):
+    """Lets writers write every ``period`` iterations and at the end, when they are closed too."""
+
+    def __init__(self, writers: list[EventWriter], period: int = 20):
+        for w in writers:
+            assert isinstance(w, EventWriter), f"a writer must be an EventWriter, got {w!r}"
+        self._writers = writers
+        self._period = period
+
+    def after_step(self):
+        if (self.trainer.iter + 1) % self._period == 0 or self.trainer.iter == self.trainer.max_iter - 1:
+            for writer in self._writers:
+                writer.write()
+
+    def after_train(self):
+        for writer in self._writers:
+            writer.write()  # what other hooks stored after the last step
+            writer.close()
+
+
+class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
+    """fvcore's ``PeriodicCheckpointer`` as a hook: saves every ``period`` iterations and after the last."""
+
+    def before_train(self):
+        self.max_iter = self.trainer.max_iter
+
+    def after_step(self):
+        self.step(self.trainer.iter)
+
+
+class BestCheckpointer(HookBase):
+    """Saves a checkpoint whenever a metric is better than ever; goes after the `EvalHook` that stores the metric."""
+
+    def __init__(self, eval_period: int, checkpointer, val_metric: str, mode: str = "max", file_prefix="model_best"):
+        """
+        Args:
+            eval_period: the `EvalHook`'s.
+            checkpointer: what saves.
+            val_metric: name of the metric, e.g. "bbox/AP50".
+            mode: "max" or "min": what is better.
+            file_prefix: name of the file, without ".pth".
+        """
+        assert mode in ("max", "min"), f'mode must be "max" or "min", got {mode!r}'
+        self._period = eval_period
+        self._checkpointer = checkpointer
+        self._val_metric = val_metric
+        self._better = operator.gt if mode == "max" else operator.lt
+        self._file_prefix = file_prefix
+        self._best: tuple[float, int] | None = None
+
+    def _check(self) -> None:
+        logger = logging.getLogger(__name__)
+        latest = self.trainer.storage.latest().get(self._val_metric)
+        if latest is None:
+            logger.warning(
+                f"Given val metric {self._val_metric} does not seem to be computed/stored. "
+                "Will not be checkpointing based on it."
+            )
+            return
+        value, iteration = latest
+        finite = math.isfinite(value)
+        if finite and self._best is None:
+            logger.info(f"Saved first model at {value:0.5f} @ {iteration} steps")
+        elif finite and self._better(value, self._best[0]):
+            logger.info(
+                f"Saved best model as latest eval score for {self._val_metric} is {value:0.5f}, better than last best "
+                f"score {self._best[0]:0.5f} @ iteration {self._best[1]}."
+            )
+        else:
+            best = f"best score {self._best[0]:0.5f} @ iteration {self._best[1]}" if self._best else "anything"
+            logger.info(
+                f"Not saving as latest eval score for {self._val_metric} is {value:0.5f}, not better than {best}."
+            )
+            return
+        self._best = (value, iteration)
+        self._checkpointer.save(self._file_prefix, iteration=iteration)
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
+            self._check()
+
+    def after_train(self):
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._check()
+
+
+class LRScheduler(HookBase):
+    """Stores "lr" and steps a torch scheduler after each iteration; its state goes into checkpoints."""
+
+    def __init__(self, optimizer=None, scheduler=None):
+        """
+        Args:
+            optimizer, scheduler: default: the trainer's.
+        """
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+
+    def before_train(self):
+        self._optimizer = self._optimizer or self.trainer.optimizer
+        self._best_param_group_id = self.get_best_param_group_id(self._optimizer)
+
+    @staticmethod
+    def get_best_param_group_id(optimizer) -> int:
+        """The group whose rate stands for all: the largest; if each has one parameter, one of the commonest rate."""
+        largest = max(len(g["params"]) for g in optimizer.param_groups)
+        if largest == 1:
+            rates = [g["lr"] for g in optimizer.param_groups]
+            return rates.index(Counter(rates).most_common(1)[0][0])
+        return next(i for i, g in enumerate(optimizer.param_groups) if len(g["params"]) == largest)
+
+    def after_step(self):
+        lr = self._optimizer.param_groups[self._best_param_group_id]["lr"]
+        self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
+        self.scheduler.step()
+
+    @property
+    def scheduler(self):
+        """The scheduler: the given one or the trainer's."""
+        return self._scheduler or self.trainer.scheduler
+
+    def state_dict(self) -> dict:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        logging.getLogger(__name__).info("Loading scheduler from state_dict ...")
+        self.scheduler.load_state_dict(state_dict)
+
+
+class EvalHook(HookBase):
+    """Evaluates every ``eval_period`` iterations and at the end, and stores the results by "task/metric"."""
+
+    def __init__(self, eval_period: int, eval_function, eval_after_train: bool = True):
+        """
+        Args:
+            eval_period: 0: only at the end.
+            eval_function: returns a nested dict of numbers, or nothing; all processes call it.
+            eval_after_train: whether to evaluate after the last iteration.
+        """
+        self._period = eval_period
+        self._func = eval_function
+        self._eval_after_train = eval_after_train
+
+    def _do_eval(self) -> None:
+        results = self._func()
+        if results:
+            assert isinstance(results, dict), f"Eval function must return a dict. Got {results} instead."
+            flattened = flatten_results_dict(results)
+            for k, v in flattened.items():
+                try:
+                    flattened[k] = float(v)
+                except (TypeError, ValueError) as e:
+                    raise ValueError(
+                        f"[EvalHook] eval_function should return a nested dict of float. Got '{k}: {v}' instead."
+                    ) from e
+            self.trainer.storage.put_scalars(**flattened, smoothing_hint=False)
+        comm.synchronize()  # evaluation takes the processes differently long
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
+            self._do_eval()  # the last one is after_train's
+
+    def after_train(self):
+        # not if training has failed
+        if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._do_eval()
+        del self._func  # it may hold the trainer
+
+
+class PreciseBN(HookBase):
+    """Replaces batch norm's running averages by averages over ``num_iter`` batches, periodically and at the end."""
+
+    def __init__(self, period: int, model, data_loader, num_iter: int):
+        """
+        Args:
+            period: iterations between updates; 0: only at the end.
+            model: in training mode; a model without batch norm in training mode makes this do nothing.
+            data_loader: an iterable of batches for ``model``.
+            num_iter: batches to average over.
+        """
+        self._disabled = not get_bn_modules(model)
+        if self._disabled:
+            logging.getLogger(__name__).info("PreciseBN is disabled: the model has no BN layers in training mode.")
+        self._model = model
+        self._data_loader = data_loader
+        self._num_iter = num_iter
+        self._period = period
+        self._data_iter = None
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+            self.update_stats()
+
+    def update_stats(self) -> None:
+        """Go through ``num_iter`` batches and set the statistics."""
+        if self._disabled:
+            return
+        if self._data_iter is None:
+            self._data_iter = iter(self._data_loader)
+        logging.getLogger(__name__).info(f"Running precise-BN for {self._num_iter} iterations...")
+        with EventStorage(), torch.no_grad():  # its own storage: these are no training iterations
+            update_bn_stats(self._model, itertools.islice(self._data_iter, self._num_iter), self._num_iter)
