@@ -1,0 +1,238 @@
+"""From files and annotation dicts to arrays and `Instances`: the pieces a dataset mapper is made of."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from fvcore.transforms.transform import CropTransform, Transform, TransformList
+from PIL import Image, ImageOps
+
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
+from detectron2.utils.file_io import PathManager
+
+from . import transforms as T
+from .catalog import MetadataCatalog
+
+__all__ = [
+    "SizeMismatchError",
+    "annotations_to_instances",
+    "build_augmentation",
+    "check_image_size",
+    "check_metadata_consistency",
+    "convert_PIL_to_numpy",
+    "convert_image_to_rgb",
+    "filter_empty_instances",
+    "gen_crop_transform_with_instance",
+    "read_image",
+    "transform_instance_annotations",
+]
+
+
+class SizeMismatchError(ValueError):
+    """An image has another size than its annotations say."""
+
+
+def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
+    """A PIL image as an array (H, W, C) in ``format``: a mode of PIL or "BGR"; None keeps its own ("L" as (H, W))."""
+    if format is not None:
+        image = image.convert("RGB" if format == "BGR" else format)
+    array = np.asarray(image)
+    if format == "BGR":
+        array = array[:, :, ::-1]
+    return array[:, :, None] if format == "L" else array
+
+
+def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str | None) -> np.ndarray:
+    """An image (H, W, C) in ``format`` as an RGB array (H, W, 3) of the same type of number."""
+    if isinstance(image, torch.Tensor):
+        image = image.cpu().numpy()
+    if format == "BGR":
+        return image[:, :, [2, 1, 0]]
+    if format == "L":
+        return np.repeat(image[:, :, :1], 3, axis=2)
+    return np.asarray(Image.fromarray(image, mode=format).convert("RGB")) if format not in (None, "RGB") else image
+
+
+def read_image(file_name: str, format: str | None = None) -> np.ndarray:
+    """Read an image file, turned upright as its EXIF orientation says.
+
+    Returns:
+        uint8 (H, W, C) in ``format``, see `convert_PIL_to_numpy`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: not an image, or cut off; the message names the file.
+    """
+    with PathManager.open(file_name, "rb") as f:
+        try:
+            return convert_PIL_to_numpy(ImageOps.exif_transpose(Image.open(f)), format)
+        except (OSError, SyntaxError) as e:  # SyntaxError is what PIL makes of some broken files
+            raise OSError(f"cannot read the image {file_name}: {e}") from e
+
+
+def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
+    """Check "width" and "height" of ``dataset_dict`` against the image; where they are missing, fill them in.
+
+    Raises:
+        SizeMismatchError: they differ.
+    """
+    height, width = image.shape[:2]
+    expected = (dataset_dict.setdefault("width", width), dataset_dict.setdefault("height", height))
+    if expected != (width, height):
+        where = f" for image {dataset_dict['file_name']}" if "file_name" in dataset_dict else ""
+        raise SizeMismatchError(
+            f"Mismatched image shape{where}, got {(width, height)}, expect {expected}. "
+            "Please check the width/height in your annotation."
+        )
+
+
+def transform_instance_annotations(
+    annotation: dict, transforms: Transform | list[Transform], image_size: tuple[int, int]
+) -> dict:
+    """Transform the box and the segmentation of one annotation, in place; returns it.
+
+    Afterwards "bbox" is an array (4,) XYXY clipped to ``image_size`` (height, width of the transformed image), and
+    "segmentation" a list of flat arrays (from polygons) or a mask (H, W) (from an RLE).
+
+    Raises:
+        ValueError: the segmentation is neither a list of polygons nor an RLE.
+    """
+    if isinstance(transforms, (tuple, list)):
+        transforms = TransformList(transforms)
+    bbox = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    bbox = transforms.apply_box(np.array([bbox]))[0].clip(min=0)
+    annotation["bbox"] = np.minimum(bbox, list(image_size + image_size)[::-1])
+    annotation["bbox_mode"] = BoxMode.XYXY_ABS
+
+    segm = annotation.get("segmentation")
+    if isinstance(segm, list):
+        polygons = [np.asarray(p).reshape(-1, 2) for p in segm]
+        annotation["segmentation"] = [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
+    elif isinstance(segm, dict):
+        mask = transforms.apply_segmentation(mask_util.decode(segm))
+        assert tuple(mask.shape[:2]) == tuple(image_size), f"mask became {mask.shape}, the image {image_size}"
+        annotation["segmentation"] = mask
+    elif segm is not None:
+        raise ValueError(
+            f"Cannot transform segmentation of type '{type(segm)}'! Supported types are: "
+            "polygons as list[list[float] or ndarray], COCO-style RLE as a dict."
+        )
+    return annotation
+
+
+def _to_bitmask(segm, image_size: tuple[int, int]) -> np.ndarray:
+    """A segmentation of any supported kind as a mask (H, W)."""
+    if isinstance(segm, list):
+        return polygons_to_bitmask(segm, *image_size)
+    if isinstance(segm, dict):
+        return mask_util.decode(segm)
+    if isinstance(segm, np.ndarray):
+        assert segm.ndim == 2, f"Expect segmentation of 2 dimensions, got {segm.ndim}."
+        return segm
+    raise ValueError(
+        f"Cannot convert segmentation of type '{type(segm)}' to BitMasks! Supported types are: polygons as "
+        "list[list[float] or ndarray], COCO-style RLE as a dict, or a binary mask as a 2D numpy array (H, W)."
+    )
+
+
+def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon") -> Instances:
+    """Annotations (after `transform_instance_annotations`) as what models train on.
+
+    Returns:
+        ``Instances`` of ``image_size`` (height, width) with "gt_boxes" (Boxes), "gt_classes" (int64) and, if the
+        annotations have segmentations, "gt_masks" (`PolygonMasks` or, with ``mask_format="bitmask"``, `BitMasks`).
+
+    Raises:
+        ValueError: a segmentation cannot be had in this format.
+    """
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
+    target = Instances(image_size)
+    target.gt_boxes = Boxes(torch.as_tensor(np.array(boxes).reshape(-1, 4)))
+    target.gt_classes = torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
+    if len(annos) and "segmentation" in annos[0]:
+        segms = [a["segmentation"] for a in annos]
+        if mask_format == "polygon":
+            try:
+                target.gt_masks = PolygonMasks(segms)
+            except ValueError as e:
+                raise ValueError(
+                    f"Failed to use mask_format=='polygon' from the given annotations! ({e}) "
+                    "Masks as RLE need INPUT.MASK_FORMAT 'bitmask'."
+                ) from e
+        else:
+            assert mask_format == "bitmask", f"mask_format is 'polygon' or 'bitmask', got {mask_format!r}"
+            target.gt_masks = BitMasks(np.stack([_to_bitmask(s, image_size) for s in segms]))
+    return target
+
+
+def filter_empty_instances(
+    instances: Instances,
+    by_box: bool = True,
+    by_mask: bool = True,
+    box_threshold: float = 1e-5,
+    return_mask: bool = False,
+) -> Instances | tuple[Instances, torch.Tensor]:
+    """Drop instances with a box narrower than ``box_threshold`` pixels or with an empty mask.
+
+    Returns:
+        The rest; with ``return_mask`` also the bool (N,) of those that stayed.
+    """
+    assert by_box or by_mask, "filter_empty_instances needs by_box or by_mask"
+    keep = torch.ones(len(instances), dtype=torch.bool)
+    if by_box:
+        keep &= instances.gt_boxes.nonempty(threshold=box_threshold)
+    if by_mask and instances.has("gt_masks"):
+        keep &= instances.gt_masks.nonempty()
+    return (instances[keep], keep) if return_mask else instances[keep]
+
+
+def gen_crop_transform_with_instance(
+    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict
+) -> CropTransform:
+    """A random crop of ``crop_size`` (height, width) that holds the centre of the annotation's box.
+
+    Raises:
+        AssertionError: the crop is larger than the image, or the centre lies outside it.
+    """
+    crop_size, image_size = np.asarray(crop_size, dtype=np.int32), np.asarray(image_size, dtype=np.int32)
+    x0, y0, x1, y1 = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
+    center = np.array([(y0 + y1) * 0.5, (x0 + x1) * 0.5])
+    assert (image_size >= crop_size).all(), f"Crop size {crop_size} is larger than image size {image_size}!"
+    assert ((center >= 0) & (image_size >= center)).all(), "The annotation bounding box is outside of the image!"
+    low = np.maximum(np.floor(center).astype(np.int32) - crop_size, 0)
+    high = np.minimum(np.ceil(center).astype(np.int32), image_size - crop_size)
+    y = np.random.randint(low[0], high[0] + 1)
+    x = np.random.randint(low[1], high[1] + 1)
+    return CropTransform(x, y, crop_size[1], crop_size[0])
+
+
+def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:
+    """Check that the datasets have the same metadata ``key``.
+
+    Raises:
+        AttributeError: one does not have it.
+        ValueError: they differ.
+    """
+    values = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
+    differing = [i for i, v in enumerate(values) if v != values[0]]
+    for i in differing:
+        logger = logging.getLogger(__name__)
+        logger.error(f"Metadata '{key}' for dataset '{dataset_names[i]}' is '{values[i]}'")
+        logger.error(f"Metadata '{key}' for dataset '{dataset_names[0]}' is '{values[0]}'")
+    if differing:
+        raise ValueError(f"Datasets have different metadata '{key}'!")
+
+
+def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
+    """The default augmentations of a config: resize and, in training, flip."""
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    augmentation = [T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, style)]
+    flip = cfg.INPUT.RANDOM_FLIP
+    if flip != "none":
+        augmentation.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    return augmentation

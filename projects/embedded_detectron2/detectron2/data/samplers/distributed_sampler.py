@@ -1,0 +1,139 @@
+"""Samplers. The training ones are endless; process r of W takes elements r, r + W, r + 2W, ... of one common stream."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data.sampler import Sampler
+
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class _StreamSampler(Sampler):
+    """Epochs of one stream that all processes generate alike, of which each keeps its share."""
+
+    def __init__(self, shuffle: bool, seed: int | None) -> None:
+        self._shuffle = shuffle
+        self._seed = int(comm.shared_random_seed() if seed is None else seed)
+        self._rank = comm.get_rank()
+        self._world_size = comm.get_world_size()
+
+    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
+        """Int64 (n,): the indices of the next epoch, in order."""
+        raise NotImplementedError  # abstract
+
+    def _stream(self) -> Iterator[int]:
+        generator = _generator(self._seed)
+        while True:
+            indices = self._epoch(generator)
+            if self._shuffle:
+                indices = indices[torch.randperm(len(indices), generator=generator)]
+            yield from indices.tolist()
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(self._stream(), self._rank, None, self._world_size)
+
+
+class TrainingSampler(_StreamSampler):
+    """An endless stream of ``range(size)``, shuffled anew each epoch.
+
+    Args:
+        size: number of elements of the dataset.
+        shuffle: shuffle at all.
+        seed: the same on all processes; None draws one and shares it.
+    """
+
+    def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
+        if not isinstance(size, int):
+            raise TypeError(f"{type(self).__name__}(size=) expects an int. Got type {type(size)}.")
+        if size <= 0:
+            raise ValueError(f"{type(self).__name__}(size=) expects a positive int. Got {size}.")
+        super().__init__(shuffle, seed)
+        self._all = torch.arange(size)
+
+    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
+        return self._all
+
+
+class RandomSubsetTrainingSampler(TrainingSampler):
+    """Like `TrainingSampler`, of ``int(size * subset_ratio)`` elements that ``seed_subset`` picks once."""
+
+    def __init__(
+        self,
+        size: int,
+        subset_ratio: float,
+        shuffle: bool = True,
+        seed_shuffle: int | None = None,
+        seed_subset: int | None = None,
+    ) -> None:
+        super().__init__(size, shuffle, seed_shuffle)
+        if not 0 < subset_ratio <= 1 or int(size * subset_ratio) == 0:
+            raise ValueError(f"subset_ratio {subset_ratio} of {size} elements leaves none, or is not in (0, 1]")
+        seed = comm.shared_random_seed() if seed_subset is None else seed_subset
+        self._all = torch.randperm(size, generator=_generator(seed))[: int(size * subset_ratio)]
+        logger.info("Using RandomSubsetTrainingSampler......")
+        logger.info(f"Randomly sample {len(self._all)} data from the original {size} data")
+
+
+class RepeatFactorTrainingSampler(_StreamSampler):
+    """Like `TrainingSampler`, but element i comes ``repeat_factors[i]`` times an epoch.
+
+    The fractional part is rounded up or down at random, anew each epoch.
+    """
+
+    def __init__(self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed: int | None = None) -> None:
+        super().__init__(shuffle, seed)
+        self._whole = torch.trunc(repeat_factors)
+        self._fraction = repeat_factors - self._whole
+
+    def _epoch(self, generator: torch.Generator) -> torch.Tensor:
+        up = torch.rand(len(self._fraction), generator=generator) < self._fraction
+        return torch.repeat_interleave(torch.arange(len(up)), (self._whole + up).long())
+
+    @staticmethod
+    def repeat_factors_from_category_frequency(
+        dataset_dicts: list[dict], repeat_thresh: float, sqrt: bool = True
+    ) -> torch.Tensor:
+        """Repeat factors after LVIS: that of an image is that of its rarest category.
+
+        A category in a fraction f of the images has ``max(1, sqrt(repeat_thresh / f))``, or without the root.
+
+        Returns:
+            Float (number of images,).
+        """
+        present = [{a["category_id"] for a in d["annotations"]} for d in dataset_dicts]
+        counts = Counter(itertools.chain.from_iterable(present))
+        factors = {}
+        for category, count in sorted(counts.items()):
+            ratio = repeat_thresh * len(dataset_dicts) / count
+            factors[category] = max(1.0, math.sqrt(ratio) if sqrt else ratio)
+            logger.info(f"Cat ID {category}: freq={count / len(dataset_dicts):.2f}, rep={factors[category]:.2f}")
+        return torch.tensor([max((factors[c] for c in s), default=1.0) for s in present], dtype=torch.float32)
+
+
+class InferenceSampler(Sampler):
+    """``range(size)`` once, in consecutive parts: process r of W takes the r-th; the first ones may be one longer."""
+
+    def __init__(self, size: int) -> None:
+        assert size > 0, f"InferenceSampler wants a positive size, got {size}"
+        share, longer = divmod(size, comm.get_world_size())
+        rank = comm.get_rank()
+        begin = rank * share + min(rank, longer)
+        self._indices = range(begin, begin + share + (rank < longer))
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._indices
+
+    def __len__(self) -> int:
+        return len(self._indices)

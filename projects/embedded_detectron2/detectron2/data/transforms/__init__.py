@@ -1,0 +1,32 @@
+"""Deterministic transforms (most are fvcore's) and the random policies that choose them."""
+
+from fvcore.transforms.transform import (
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    Transform,
+    TransformList,
+    VFlipTransform,
+)
+
+from .augmentation import AugInput, Augmentation, AugmentationList, apply_augmentations
+from .augmentation_impl import RandomCrop, RandomFlip, Resize, ResizeShortestEdge
+from .transform import ResizeTransform
+
+__all__ = [
+    "AugInput",
+    "Augmentation",
+    "AugmentationList",
+    "CropTransform",
+    "HFlipTransform",
+    "NoOpTransform",
+    "RandomCrop",
+    "RandomFlip",
+    "Resize",
+    "ResizeShortestEdge",
+    "ResizeTransform",
+    "Transform",
+    "TransformList",
+    "VFlipTransform",
+    "apply_augmentations",
+]
