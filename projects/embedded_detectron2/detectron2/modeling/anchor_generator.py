@@ -1,0 +1,113 @@
+"""Anchor boxes on the pixels of feature maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes
+from detectron2.utils.registry import Registry
+
+ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
+ANCHOR_GENERATOR_REGISTRY.__doc__ = "Callables ``(cfg, input_shape: list[ShapeSpec])`` that give a generator."
+
+
+class BufferList(nn.Module):
+    """A list of tensors that move with the module and are not in its state dict."""
+
+    def __init__(self, buffers: list[torch.Tensor]) -> None:
+        super().__init__()
+        for i, buffer in enumerate(buffers):
+            self.register_buffer(str(i), buffer, persistent=False)
+
+    def __len__(self) -> int:
+        return len(self._buffers)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self._buffers.values())
+
+
+def _per_level(values: list, num_levels: int, name: str) -> list[list[float]]:
+    """One list a feature map out of one for all (flat, or nested with a single entry)."""
+    if not values or not isinstance(values[0], (list, tuple)):
+        values = [values]
+    if len(values) == 1:
+        values = list(values) * num_levels
+    if len(values) != num_levels:
+        raise AssertionError(f"anchor {name} are given for {len(values)} feature maps, there are {num_levels}")
+    return values
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class DefaultAnchorGenerator(nn.Module):
+    """Every size in every aspect ratio at every pixel.
+
+    Args:
+        sizes: square roots of the anchors' areas in image pixels, one list a feature map, or one list for all.
+        aspect_ratios: heights by widths, likewise.
+        strides: image pixels per pixel of each feature map.
+        offset: position of the first centre in strides, in [0, 1).
+    """
+
+    box_dim: int = 4
+
+    @configurable
+    def __init__(self, *, sizes, aspect_ratios, strides: list[int], offset: float = 0.5) -> None:
+        super().__init__()
+        if not 0.0 <= offset < 1.0:
+            raise AssertionError(f"anchor offset must be in [0, 1), got {offset}")
+        self.strides = strides
+        self.offset = offset
+        sizes = _per_level(sizes, len(strides), "sizes")
+        aspect_ratios = _per_level(aspect_ratios, len(strides), "aspect_ratios")
+        self.cell_anchors = BufferList([self.generate_cell_anchors(s, a) for s, a in zip(sizes, aspect_ratios)])
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: list[ShapeSpec]) -> dict:
+        """Arguments out of ``cfg.MODEL.ANCHOR_GENERATOR``."""
+        return {
+            "sizes": cfg.MODEL.ANCHOR_GENERATOR.SIZES,
+            "aspect_ratios": cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS,
+            "strides": [shape.stride for shape in input_shape],
+            "offset": cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
+        }
+
+    @property
+    def num_cell_anchors(self) -> list[int]:
+        """The same as ``num_anchors``."""
+        return self.num_anchors
+
+    @property
+    def num_anchors(self) -> list[int]:
+        """Anchors a pixel, for each feature map."""
+        return [len(cell) for cell in self.cell_anchors]
+
+    def generate_cell_anchors(self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)) -> torch.Tensor:
+        """The anchors around (0, 0), XYXY, (sizes * ratios, 4): all ratios of the first size, then of the next."""
+        anchors = []
+        for size in sizes:
+            for ratio in aspect_ratios:
+                width = math.sqrt(size**2.0 / ratio)
+                height = ratio * width
+                anchors.append([-width / 2.0, -height / 2.0, width / 2.0, height / 2.0])
+        return torch.tensor(anchors, dtype=torch.float32)
+
+    def forward(self, features: list[torch.Tensor]) -> list[Boxes]:
+        """Feature maps (N, C, H, W) to (H * W * A, 4) boxes each, in image pixels: row by row, all A of a pixel."""
+        anchors = []
+        for feature, stride, cell in zip(features, self.strides, self.cell_anchors):
+            y, x = ((torch.arange(n, device=cell.device) + self.offset) * stride for n in feature.shape[-2:])
+            x, y = x.to(cell.dtype).expand(len(y), -1), y.to(cell.dtype)[:, None].expand(-1, len(x))
+            centers = torch.stack((x, y, x, y), dim=-1)
+            anchors.append(Boxes((centers[:, :, None] + cell).reshape(-1, 4)))
+        return anchors
+
+
+def build_anchor_generator(cfg, input_shape: list[ShapeSpec]) -> nn.Module:
+    """The generator ``cfg.MODEL.ANCHOR_GENERATOR.NAME`` for feature maps of these shapes."""
+    return ANCHOR_GENERATOR_REGISTRY.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, input_shape)

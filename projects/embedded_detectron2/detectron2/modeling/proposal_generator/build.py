@@ -1,0 +1,17 @@
+"""Proposal generators by their name in the config."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from detectron2.layers import ShapeSpec
+from detectron2.utils.registry import Registry
+
+PROPOSAL_GENERATOR_REGISTRY = Registry("PROPOSAL_GENERATOR")
+PROPOSAL_GENERATOR_REGISTRY.__doc__ = "Callables ``(cfg, input_shape: dict[str, ShapeSpec])``, called like ``RPN``."
+
+
+def build_proposal_generator(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module | None:
+    """The one named ``cfg.MODEL.PROPOSAL_GENERATOR.NAME``; None for "PrecomputedProposals" (in the data)."""
+    name = cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    return None if name == "PrecomputedProposals" else PROPOSAL_GENERATOR_REGISTRY.get(name)(cfg, input_shape)

@@ -1,0 +1,307 @@
+"""Region proposal network (Ren et al., 2015)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, cat
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.utils.events import get_event_storage
+from detectron2.utils.memory import retry_if_cuda_oom
+from detectron2.utils.registry import Registry
+
+from ..anchor_generator import build_anchor_generator
+from ..backbone.backbone import pick_shapes
+from ..box_regression import Box2BoxTransform, _dense_box_regression_loss
+from ..matcher import Matcher
+from ..sampling import subsample_labels
+from .build import PROPOSAL_GENERATOR_REGISTRY
+from .proposal_utils import find_top_rpn_proposals
+
+RPN_HEAD_REGISTRY = Registry("RPN_HEAD")
+RPN_HEAD_REGISTRY.__doc__ = """Callables ``(cfg, input_shape: list[ShapeSpec])`` that give a module called like
+``StandardRPNHead``."""
+
+
+def build_rpn_head(cfg, input_shape: list[ShapeSpec]) -> nn.Module:
+    """The head ``cfg.MODEL.RPN.HEAD_NAME`` for feature maps of these shapes."""
+    return RPN_HEAD_REGISTRY.get(cfg.MODEL.RPN.HEAD_NAME)(cfg, input_shape)
+
+
+def _same(values: list, what: str):
+    if len(set(values)) != 1:
+        raise AssertionError(f"Each level must have the same {what}, got {values}")
+    return values[0]
+
+
+@RPN_HEAD_REGISTRY.register()
+class StandardRPNHead(nn.Module):
+    """3x3 convolutions shared by two 1x1 ones, of objectness and of box deltas; the same on all levels.
+
+    Args:
+        in_channels: of every level.
+        num_anchors: A, anchors a pixel.
+        box_dim: B, numbers a box.
+        conv_dims: channels of the 3x3 convolutions; -1 for as many as come in.
+    """
+
+    @configurable
+    def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims: list[int] = (-1,)) -> None:
+        super().__init__()
+        convs, channels = [], in_channels
+        for dim in conv_dims:
+            out_channels = channels if dim == -1 else dim
+            convs.append(Conv2d(channels, out_channels, kernel_size=3, padding=1, activation=nn.ReLU()))
+            channels = out_channels
+        # a single one is not nested, for the sake of old checkpoints' names
+        self.conv = convs[0] if len(convs) == 1 else nn.Sequential()
+        if len(convs) != 1:
+            for i, conv in enumerate(convs):
+                self.conv.add_module(f"conv{i}", conv)
+        self.objectness_logits = nn.Conv2d(channels, num_anchors, kernel_size=1)
+        self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, kernel_size=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: list[ShapeSpec]) -> dict:
+        """Arguments for the config's anchors on these feature maps."""
+        anchor_generator = build_anchor_generator(cfg, input_shape)
+        return {
+            "in_channels": _same([shape.channels for shape in input_shape], "number of channels"),
+            "num_anchors": _same(anchor_generator.num_anchors, "number of anchors per spatial position"),
+            "box_dim": anchor_generator.box_dim,
+            "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
+        }
+
+    def forward(self, features: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Feature maps (N, C, Hi, Wi) to logits (N, A, Hi, Wi) and deltas (N, A * B, Hi, Wi)."""
+        hidden = [self.conv(feature) for feature in features]
+        return [self.objectness_logits(h) for h in hidden], [self.anchor_deltas(h) for h in hidden]
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class RPN(nn.Module):
+    """Anchors, a head that scores and shifts them, its losses, and the choice of the best.
+
+    Args:
+        in_features: names of the feature maps to use.
+        head: see ``StandardRPNHead``.
+        anchor_generator: see ``DefaultAnchorGenerator``.
+        anchor_matcher: labels anchors by their IoU with the ground truth.
+        box2box_transform: what the head's deltas mean.
+        batch_size_per_image: anchors to sample for the losses.
+        positive_fraction: at most this share of them positive.
+        pre_nms_topk, post_nms_topk: (training, testing) values, see ``find_top_rpn_proposals``.
+        nms_thresh, min_box_size: likewise.
+        anchor_boundary_thresh: anchors further outside the image than that many pixels are ignored; < 0: none are.
+        loss_weight: factor on both losses, or by name (``loss_rpn_cls``, ``loss_rpn_loc``).
+        box_reg_loss_type, smooth_l1_beta: see ``_dense_box_regression_loss``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        head: nn.Module,
+        anchor_generator: nn.Module,
+        anchor_matcher: Matcher,
+        box2box_transform: Box2BoxTransform,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        pre_nms_topk: tuple[float, float],
+        post_nms_topk: tuple[float, float],
+        nms_thresh: float = 0.7,
+        min_box_size: float = 0.0,
+        anchor_boundary_thresh: float = -1.0,
+        loss_weight: float | dict[str, float] = 1.0,
+        box_reg_loss_type: str = "smooth_l1",
+        smooth_l1_beta: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.rpn_head = head
+        self.anchor_generator = anchor_generator
+        self.anchor_matcher = anchor_matcher
+        self.box2box_transform = box2box_transform
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        # by self.training
+        self.pre_nms_topk = {True: pre_nms_topk[0], False: pre_nms_topk[1]}
+        self.post_nms_topk = {True: post_nms_topk[0], False: post_nms_topk[1]}
+        self.nms_thresh = nms_thresh
+        self.min_box_size = float(min_box_size)
+        self.anchor_boundary_thresh = anchor_boundary_thresh
+        if not isinstance(loss_weight, dict):
+            loss_weight = {"loss_rpn_cls": loss_weight, "loss_rpn_loc": loss_weight}
+        self.loss_weight = loss_weight
+        self.box_reg_loss_type = box_reg_loss_type
+        self.smooth_l1_beta = smooth_l1_beta
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Arguments out of ``cfg.MODEL.RPN`` and ``cfg.MODEL.PROPOSAL_GENERATOR``."""
+        options = cfg.MODEL.RPN
+        shapes = pick_shapes(input_shape, options.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
+        return {
+            "in_features": options.IN_FEATURES,
+            "head": build_rpn_head(cfg, shapes),
+            "anchor_generator": build_anchor_generator(cfg, shapes),
+            "anchor_matcher": Matcher(options.IOU_THRESHOLDS, options.IOU_LABELS, allow_low_quality_matches=True),
+            "box2box_transform": Box2BoxTransform(weights=options.BBOX_REG_WEIGHTS),
+            "batch_size_per_image": options.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": options.POSITIVE_FRACTION,
+            "pre_nms_topk": (options.PRE_NMS_TOPK_TRAIN, options.PRE_NMS_TOPK_TEST),
+            "post_nms_topk": (options.POST_NMS_TOPK_TRAIN, options.POST_NMS_TOPK_TEST),
+            "nms_thresh": options.NMS_THRESH,
+            "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
+            "anchor_boundary_thresh": options.BOUNDARY_THRESH,
+            "loss_weight": {
+                "loss_rpn_cls": options.LOSS_WEIGHT,
+                "loss_rpn_loc": options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT,
+            },
+            "box_reg_loss_type": options.BBOX_REG_LOSS_TYPE,
+            "smooth_l1_beta": options.SMOOTH_L1_BETA,
+        }
+
+    def _subsample_labels(self, label: torch.Tensor) -> torch.Tensor:
+        """Set, in place, all labels to -1 but those of a random sample."""
+        positive, negative = subsample_labels(label, self.batch_size_per_image, self.positive_fraction, 0)
+        label.fill_(-1)
+        label[positive] = 1
+        label[negative] = 0
+        return label
+
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Match anchors with the ground truth.
+
+        Args:
+            anchors: one ``Boxes`` a level, R in all.
+            gt_instances: one an image, with ``gt_boxes``.
+
+        Returns:
+            For each image the anchors' labels, int8 (R,): 1 positive, 0 negative, -1 not sampled; and their ground
+            truth boxes (R, 4), which mean something where the label is 1.
+        """
+        all_anchors = Boxes.cat(anchors)
+        gt_labels, matched_gt_boxes = [], []
+        for instances in gt_instances:
+            gt_boxes = instances.gt_boxes
+            iou = retry_if_cuda_oom(pairwise_iou)(gt_boxes, all_anchors)
+            matches, labels = retry_if_cuda_oom(self.anchor_matcher)(iou)
+            matches, labels = matches.to(gt_boxes.device), labels.to(gt_boxes.device)
+            if self.anchor_boundary_thresh >= 0:
+                labels[~all_anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)] = -1
+            gt_labels.append(self._subsample_labels(labels))
+            boxes = gt_boxes.tensor
+            matched_gt_boxes.append(boxes[matches] if len(boxes) else torch.zeros_like(all_anchors.tensor))
+        return gt_labels, matched_gt_boxes
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[torch.Tensor],
+        gt_labels: list[torch.Tensor],
+        pred_anchor_deltas: list[torch.Tensor],
+        gt_boxes: list[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """``loss_rpn_cls`` and ``loss_rpn_loc``, both sums over the sampled anchors by the number asked for.
+
+        Args:
+            anchors: one a level, (Hi * Wi * A, 4).
+            pred_objectness_logits: one a level, (N, Hi * Wi * A).
+            gt_labels, gt_boxes: of ``label_and_sample_anchors``.
+            pred_anchor_deltas: one a level, (N, Hi * Wi * A, 4).
+        """
+        num_images = len(gt_labels)
+        labels = torch.stack(gt_labels)
+        positive = labels == 1
+        storage = get_event_storage()
+        storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / num_images)
+        storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
+
+        loc = _dense_box_regression_loss(
+            anchors,
+            self.box2box_transform,
+            pred_anchor_deltas,
+            gt_boxes,
+            positive,
+            box_reg_loss_type=self.box_reg_loss_type,
+            smooth_l1_beta=self.smooth_l1_beta,
+        )
+        sampled = labels >= 0
+        logits = cat(pred_objectness_logits, dim=1)[sampled].float()
+        cls = F.binary_cross_entropy_with_logits(logits, labels[sampled].float(), reduction="sum")
+        normalizer = self.batch_size_per_image * num_images
+        losses = {"loss_rpn_cls": cls / normalizer, "loss_rpn_loc": loc / normalizer}
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        gt_instances: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """Propose.
+
+        Args:
+            images: N images.
+            features: feature maps (N, C, Hi, Wi) by name.
+            gt_instances: one an image with ``gt_boxes``; needed in training.
+
+        Returns:
+            ``Instances`` with ``proposal_boxes`` and ``objectness_logits`` (no gradients), one an image; the losses,
+            {} when not training.
+        """
+        selected = [features[name] for name in self.in_features]
+        anchors = self.anchor_generator(selected)
+        logits, deltas = self.rpn_head(selected)
+        # (N, A, H, W) -> (N, H * W * A), (N, A * B, H, W) -> (N, H * W * A, B): the anchors' order
+        logits = [score.permute(0, 2, 3, 1).flatten(1) for score in logits]
+        box_dim = self.anchor_generator.box_dim
+        deltas = [x.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, -2) for x in deltas]
+
+        losses = {}
+        if self.training:
+            if gt_instances is None:
+                raise AssertionError("RPN requires gt_instances in training!")
+            gt_labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances)
+            losses = self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
+        return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
+
+    @torch.no_grad()
+    def predict_proposals(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[torch.Tensor],
+        pred_anchor_deltas: list[torch.Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """Decode the deltas and choose the best boxes; arguments as in ``losses``, (height, width) of each image."""
+        return find_top_rpn_proposals(
+            self._decode_proposals(anchors, pred_anchor_deltas),
+            pred_objectness_logits,
+            image_sizes,
+            self.nms_thresh,
+            self.pre_nms_topk[self.training],
+            self.post_nms_topk[self.training],
+            self.min_box_size,
+            self.training,
+        )
+
+    def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Boxes (N, Hi * Wi * A, 4), one tensor a level."""
+        proposals = []
+        for level_anchors, deltas in zip(anchors, pred_anchor_deltas):
+            tiled = level_anchors.tensor.repeat(len(deltas), 1)
+            proposals.append(self.box2box_transform.apply_deltas(deltas.flatten(0, 1), tiled).view_as(deltas))
+        return proposals

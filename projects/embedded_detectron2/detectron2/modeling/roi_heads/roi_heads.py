@@ -1,0 +1,413 @@
+"""Everything per region: sampling of proposals for training, pooling, box and mask heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.utils.events import get_event_storage
+from detectron2.utils.registry import Registry
+
+from ..backbone.backbone import pick_shapes
+from ..backbone.resnet import make_stage_from_config
+from ..matcher import Matcher
+from ..poolers import ROIPooler
+from ..proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from ..sampling import subsample_labels
+from .box_head import build_box_head
+from .fast_rcnn import FastRCNNOutputLayers
+from .mask_head import build_mask_head
+
+ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
+ROI_HEADS_REGISTRY.__doc__ = "Callables ``(cfg, input_shape: dict[str, ShapeSpec])``, called like ``ROIHeads``."
+
+
+def build_roi_heads(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+    """The heads ``cfg.MODEL.ROI_HEADS.NAME`` on feature maps of these shapes."""
+    return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
+
+
+def select_foreground_proposals(
+    proposals: list[Instances], bg_label: int
+) -> tuple[list[Instances], list[torch.Tensor]]:
+    """Those whose ``gt_classes`` is neither ``bg_label`` nor -1, of each image, and the bool masks that pick them."""
+    if not isinstance(proposals, (list, tuple)) or not all(isinstance(p, Instances) for p in proposals):
+        raise AssertionError("proposals must be a list of Instances, one an image")
+    masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
+    return [p[mask] for p, mask in zip(proposals, masks)], masks
+
+
+class ROIHeads(nn.Module):
+    """Base: matches proposals with ground truth and samples them; a subclass defines ``forward``.
+
+    Args:
+        num_classes: K, without background; background is class K.
+        batch_size_per_image: proposals to sample for training.
+        positive_fraction: at most this share of them foreground.
+        proposal_matcher: labels proposals by their IoU with the ground truth.
+        proposal_append_gt: whether the ground truth's boxes join the proposals.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        proposal_matcher: Matcher,
+        proposal_append_gt: bool = True,
+    ) -> None:
+        super().__init__()
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.num_classes = num_classes
+        self.proposal_matcher = proposal_matcher
+        self.proposal_append_gt = proposal_append_gt
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        """Arguments out of ``cfg.MODEL.ROI_HEADS``."""
+        options = cfg.MODEL.ROI_HEADS
+        return {
+            "batch_size_per_image": options.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": options.POSITIVE_FRACTION,
+            "num_classes": options.NUM_CLASSES,
+            "proposal_append_gt": options.PROPOSAL_APPEND_GT,
+            "proposal_matcher": Matcher(options.IOU_THRESHOLDS, options.IOU_LABELS, allow_low_quality_matches=False),
+        }
+
+    def _sample_proposals(
+        self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sample.
+
+        Args:
+            matched_idxs, matched_labels: (N,) of ``proposal_matcher``.
+            gt_classes: (M,).
+
+        Returns:
+            Indices of the sampled proposals, foreground first, and their classes in [0, K].
+        """
+        if gt_classes.numel() > 0:
+            classes = gt_classes[matched_idxs]
+            classes[matched_labels == 0] = self.num_classes
+            classes[matched_labels == -1] = -1
+        else:
+            classes = torch.full_like(matched_idxs, self.num_classes)
+        foreground, background = subsample_labels(
+            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
+        )
+        sampled = torch.cat([foreground, background])
+        return sampled, classes[sampled]
+
+    @torch.no_grad()
+    def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
+        """Sampled proposals with what they are trained on.
+
+        Args:
+            proposals: one an image, with ``proposal_boxes`` and ``objectness_logits``.
+            targets: one an image, with ``gt_boxes``, ``gt_classes`` and maybe other ``gt_...`` fields.
+
+        Returns:
+            One an image, with the proposals' fields, ``gt_classes`` and, if the image has ground truth, all ``gt_...``
+            fields of the best match; those mean something only where the class is not background.
+        """
+        if self.proposal_append_gt:
+            proposals = add_ground_truth_to_proposals(targets, proposals)
+        sampled_proposals, num_fg, num_bg = [], 0, 0
+        for image_proposals, image_targets in zip(proposals, targets):
+            iou = pairwise_iou(image_targets.gt_boxes, image_proposals.proposal_boxes)
+            matches, labels = self.proposal_matcher(iou)
+            sampled, gt_classes = self._sample_proposals(matches, labels, image_targets.gt_classes)
+            chosen = image_proposals[sampled]
+            chosen.gt_classes = gt_classes
+            if len(image_targets) > 0:
+                for name, value in image_targets.get_fields().items():
+                    if name.startswith("gt_") and not chosen.has(name):
+                        chosen.set(name, value[matches[sampled]])
+            background = (gt_classes == self.num_classes).sum().item()
+            num_bg += background
+            num_fg += gt_classes.numel() - background
+            sampled_proposals.append(chosen)
+        storage = get_event_storage()
+        storage.put_scalar("roi_head/num_fg_samples", num_fg / len(proposals))
+        storage.put_scalar("roi_head/num_bg_samples", num_bg / len(proposals))
+        return sampled_proposals
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """Predict.
+
+        Args:
+            images: N images.
+            features: feature maps (N, C, Hi, Wi) by name.
+            proposals: one an image, with ``proposal_boxes`` and ``objectness_logits``.
+            targets: in training, one an image, with ``gt_boxes``, ``gt_classes`` and what the heads need.
+
+        Returns:
+            Detections, one an image, and {}; in training anything, and the losses by name.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward()")
+
+
+def _build_pooler(options, shapes: list[ShapeSpec]) -> ROIPooler:
+    """The pooler that a head's config node describes, on feature maps of these shapes."""
+    return ROIPooler(
+        output_size=options.POOLER_RESOLUTION,
+        scales=[1.0 / shape.stride for shape in shapes],
+        sampling_ratio=options.POOLER_SAMPLING_RATIO,
+        pooler_type=options.POOLER_TYPE,
+    )
+
+
+def _same_channels(shapes: list[ShapeSpec]) -> int:
+    channels = {shape.channels for shape in shapes}
+    if len(channels) != 1:
+        raise AssertionError(f"MODEL.ROI_HEADS.IN_FEATURES must have equal numbers of channels, got {channels}")
+    return channels.pop()
+
+
+def _no_keypoints(cfg) -> None:
+    if cfg.MODEL.KEYPOINT_ON:
+        raise NotImplementedError("MODEL.KEYPOINT_ON: only the real Detectron2 has keypoint heads")
+
+
+@ROI_HEADS_REGISTRY.register()
+class Res5ROIHeads(ROIHeads):
+    """The C4 variant: the last stage of a ResNet on each region, shared by box and mask predictors.
+
+    Args:
+        in_features: the one feature map to pool from.
+        pooler: region pooler.
+        res5: region to features, (M, C, S, S) to (M, C', S / 2, S / 2).
+        box_predictor: see ``FastRCNNOutputLayers``; gets the features' average.
+        mask_head: see ``BaseMaskRCNNHead``; gets the features. None for none.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        pooler: ROIPooler,
+        res5: nn.Module,
+        box_predictor: nn.Module,
+        mask_head: nn.Module | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.in_features = in_features
+        self.pooler = pooler
+        self.res5 = nn.Sequential(*res5) if isinstance(res5, (list, tuple)) else res5
+        self.box_predictor = box_predictor
+        self.mask_on = mask_head is not None
+        if self.mask_on:
+            self.mask_head = mask_head
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Arguments out of ``cfg.MODEL``; the pooler is the box head's."""
+        _no_keypoints(cfg)
+        arguments = super().from_config(cfg)
+        names = arguments["in_features"] = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        if len(names) != 1:
+            raise AssertionError(f"Res5ROIHeads pools from one feature map, MODEL.ROI_HEADS.IN_FEATURES is {names}")
+        options = cfg.MODEL.ROI_BOX_HEAD
+        shapes = pick_shapes(input_shape, names, "MODEL.ROI_HEADS.IN_FEATURES")
+        arguments["pooler"] = _build_pooler(options, shapes)
+        arguments["res5"], channels = cls._build_res5_block(cfg)
+        arguments["box_predictor"] = FastRCNNOutputLayers(cfg, ShapeSpec(channels=channels, height=1, width=1))
+        if cfg.MODEL.MASK_ON:
+            size = options.POOLER_RESOLUTION
+            arguments["mask_head"] = build_mask_head(cfg, ShapeSpec(channels=channels, width=size, height=size))
+        return arguments
+
+    @classmethod
+    def _build_res5_block(cls, cfg) -> tuple[nn.Sequential, int]:
+        """The stage and its output channels."""
+        blocks = make_stage_from_config(cfg, 5, cfg.MODEL.RESNETS.NORM)
+        return nn.Sequential(*blocks), blocks[-1].out_channels
+
+    def _shared_roi_transform(self, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
+        """Features of all regions, (M, C', S / 2, S / 2)."""
+        return self.res5(self.pooler(features, boxes))
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """See ``ROIHeads.forward``; no detections in training."""
+        if self.training:
+            if targets is None:
+                raise AssertionError("ROI heads require targets in training!")
+            proposals = self.label_and_sample_proposals(proposals, targets)
+        box_features = self._shared_roi_transform(
+            [features[name] for name in self.in_features], [p.proposal_boxes for p in proposals]
+        )
+        predictions = self.box_predictor(box_features.mean(dim=[2, 3]))
+        if not self.training:
+            detections, _ = self.box_predictor.inference(predictions, proposals)
+            return self.forward_with_given_boxes(features, detections), {}
+        losses = self.box_predictor.losses(predictions, proposals)
+        if self.mask_on:
+            proposals, masks = select_foreground_proposals(proposals, self.num_classes)
+            # reuses the features of the boxes' branch
+            losses.update(self.mask_head(box_features[torch.cat(masks)], proposals))
+        return [], losses
+
+    def forward_with_given_boxes(
+        self, features: dict[str, torch.Tensor], instances: list[Instances]
+    ) -> list[Instances]:
+        """Add masks to instances that have ``pred_boxes`` and ``pred_classes``; not in training."""
+        if self.training:
+            raise AssertionError("forward_with_given_boxes is for inference")
+        if not self.mask_on:
+            return instances
+        boxes = [x.pred_boxes for x in instances]
+        return self.mask_head(self._shared_roi_transform([features[f] for f in self.in_features], boxes), instances)
+
+
+@ROI_HEADS_REGISTRY.register()
+class StandardROIHeads(ROIHeads):
+    """Box and mask heads that each pool for themselves.
+
+    Args:
+        box_in_features: names of the feature maps that the box head pools from.
+        box_pooler, box_head, box_predictor: see ``ROIPooler``, ``FastRCNNConvFCHead``, ``FastRCNNOutputLayers``.
+        mask_in_features, mask_pooler, mask_head: the same for masks. Without a pooler the head gets the dict of feature
+            maps; without a head there are no masks.
+        train_on_pred_boxes: whether the mask head is trained on the predicted boxes instead of the proposals.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        box_in_features: list[str],
+        box_pooler: ROIPooler,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        mask_in_features: list[str] | None = None,
+        mask_pooler: ROIPooler | None = None,
+        mask_head: nn.Module | None = None,
+        train_on_pred_boxes: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.in_features = self.box_in_features = box_in_features
+        self.box_pooler = box_pooler
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+        self.mask_on = mask_in_features is not None
+        if self.mask_on:
+            self.mask_in_features = mask_in_features
+            self.mask_pooler = mask_pooler
+            self.mask_head = mask_head
+        self.train_on_pred_boxes = train_on_pred_boxes
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Arguments out of ``cfg.MODEL``, those of each head by ``_init_..._head``."""
+        _no_keypoints(cfg)
+        return {
+            **super().from_config(cfg),
+            "train_on_pred_boxes": cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES,
+            **cls._init_box_head(cfg, input_shape),
+            **cls._init_mask_head(cfg, input_shape),
+        }
+
+    @classmethod
+    def _init_box_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        """``box_in_features``, ``box_pooler``, ``box_head`` and ``box_predictor``."""
+        names, options = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_BOX_HEAD
+        shapes = pick_shapes(input_shape, names, "MODEL.ROI_HEADS.IN_FEATURES")
+        size = options.POOLER_RESOLUTION
+        box_head = build_box_head(cfg, ShapeSpec(channels=_same_channels(shapes), height=size, width=size))
+        return {
+            "box_in_features": names,
+            "box_pooler": _build_pooler(options, shapes),
+            "box_head": box_head,
+            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
+        }
+
+    @classmethod
+    def _init_mask_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        """``mask_in_features``, ``mask_pooler`` and ``mask_head``; {} without masks."""
+        if not cfg.MODEL.MASK_ON:
+            return {}
+        names, options = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_MASK_HEAD
+        shapes = pick_shapes(input_shape, names, "MODEL.ROI_HEADS.IN_FEATURES")
+        size = options.POOLER_RESOLUTION
+        # a head that does without pooling names no pooler, and gets the maps' shapes
+        pooler = _build_pooler(options, shapes) if options.POOLER_TYPE else None
+        head_shape = ShapeSpec(channels=_same_channels(shapes), width=size, height=size)
+        return {
+            "mask_in_features": names,
+            "mask_pooler": pooler,
+            "mask_head": build_mask_head(cfg, head_shape if pooler else dict(zip(names, shapes))),
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """See ``ROIHeads.forward``; in training the sampled proposals are returned."""
+        if not self.training:
+            return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
+        if targets is None:
+            raise AssertionError("ROI heads require targets in training!")
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        losses = self._forward_box(features, proposals)
+        losses.update(self._forward_mask(features, proposals))
+        return proposals, losses
+
+    def forward_with_given_boxes(
+        self, features: dict[str, torch.Tensor], instances: list[Instances]
+    ) -> list[Instances]:
+        """Add masks to instances that have ``pred_boxes`` and ``pred_classes``; not in training."""
+        if self.training:
+            raise AssertionError("forward_with_given_boxes is for inference")
+        return self._forward_mask(features, instances)
+
+    def _forward_box(self, features: dict[str, torch.Tensor], proposals: list[Instances]):
+        """Losses by name in training, detections otherwise.
+
+        With ``train_on_pred_boxes``, ``proposal_boxes`` of the proposals are replaced by the predicted boxes.
+        """
+        pooled = self.box_pooler([features[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals])
+        predictions = self.box_predictor(self.box_head(pooled))
+        if not self.training:
+            return self.box_predictor.inference(predictions, proposals)[0]
+        losses = self.box_predictor.losses(predictions, proposals)
+        if self.train_on_pred_boxes:
+            with torch.no_grad():
+                boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
+            for image_proposals, image_boxes in zip(proposals, boxes):
+                image_proposals.proposal_boxes = Boxes(image_boxes)
+        return losses
+
+    def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]):
+        """Losses by name in training, of the foreground among ``instances``; otherwise ``instances`` with masks."""
+        if not self.mask_on:
+            return {} if self.training else instances
+        if self.training:
+            instances, _ = select_foreground_proposals(instances, self.num_classes)
+        if self.mask_pooler is None:
+            return self.mask_head({f: features[f] for f in self.mask_in_features}, instances)
+        boxes = [x.proposal_boxes if self.training else x.pred_boxes for x in instances]
+        return self.mask_head(self.mask_pooler([features[f] for f in self.mask_in_features], boxes), instances)
