@@ -128,7 +128,7 @@ def _rle(annotation: dict, size: tuple[int, int]) -> dict:
 
 def _match(found: list[dict], true: list[dict], differs: np.ndarray) -> list[int]:
     """
-    For each of the RLEs `found`, in this order, the index of the free one of `true` that it fits best, or -1; `differs`,
+    For each of the RLEs `found`, in order, the index of the free one of `true` that it fits best, or -1; `differs`,
     bool (found, true), says which pairs are of different classes.
     """
     if not found or not true:

@@ -1,0 +1,93 @@
+"""The contact sheet: what is drawn where, in which colour."""
+
+import json
+
+import tellapart  # noqa: F401
+from tellapart.data import register_coco_folder
+from tellapart.data.coco_folder import coco_annotation
+from tellapart.visualization.contact_sheet import contact_sheet_from_results
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+NAME = "tellapart_test_sheet"
+TILE, BAR, GAP = 360, 26, 8
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two grey images of 40 x 40 with two objects of different classes each."""
+    (tmp_path / "images").mkdir()
+    images, annotations = [], []
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), np.full((40, 40, 3), 180, np.uint8))
+        images.append({"id": i + 1, "file_name": f"{i}.png", "height": 40, "width": 40})
+        for category, rows in ((3, slice(2, 18)), (8, slice(22, 38))):
+            mask = np.zeros((40, 40), bool)
+            mask[rows, 2:38] = True
+            annotations.append(coco_annotation(len(annotations) + 1, i + 1, category, mask))
+    categories = [{"id": 3, "name": "a"}, {"id": 8, "name": "b"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    register_coco_folder(NAME, str(tmp_path / "set.json"), str(tmp_path / "images"))
+    yield tmp_path
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def sheet(folder, predictions, num_images=2):
+    (folder / "results.json").write_text(json.dumps(predictions))
+    path = folder / "out" / "sheet.png"
+    contact_sheet_from_results(path, NAME, folder / "results.json", num_images, 0.5)
+    return cv2.imread(str(path))
+
+
+def pixel(picture, row, column, y, x):
+    """The colour at (y, x) of a 40 x 40 image in a tile."""
+    top, left = row * (BAR + TILE + GAP) + BAR, GAP + column * (TILE + 2 * GAP)
+    return picture[top + int((y + 0.5) * 9), left + int((x + 0.5) * 9)].astype(int).tolist()
+
+
+def prediction(folder, number, score, **changes):
+    true = json.loads((folder / "set.json").read_text())["annotations"][number]
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    return {**{key: true[key] for key in keys}, "score": score, **changes}
+
+
+def test_layout_and_colors(folder):
+    found = [
+        prediction(folder, 0, 0.9),
+        prediction(folder, 1, 0.8, category_id=3),  # right place, wrong class
+        prediction(folder, 2, 0.4),  # below the threshold
+        prediction(folder, 3, 0.7),
+        prediction(folder, 3, 0.6),  # a second one of the same object
+    ]
+    del found[3]["segmentation"]  # a detector without masks
+    picture = sheet(folder, found)
+    assert picture.shape == (2 * (BAR + TILE + GAP), 3 * (TILE + 2 * GAP), 3)
+    ground = pixel(picture, 0, 1, 20, 20)
+    first, second = pixel(picture, 0, 1, 5, 5), pixel(picture, 0, 1, 35, 5)
+    assert pixel(picture, 0, 0, 5, 5) == [180] * 3 and ground == [180 // 2 + 48] * 3
+    assert first != second and np.ptp(first) > 60 and np.ptp(second) > 60
+    assert pixel(picture, 0, 2, 5, 5) == first
+    assert np.ptp(pixel(picture, 0, 2, 35, 5)) == 0 and pixel(picture, 0, 2, 35, 5) != ground
+    assert pixel(picture, 1, 2, 5, 5) == ground
+    assert np.ptp(pixel(picture, 1, 2, 35, 5)) > 20  # the second one is drawn in grey over the first
+    assert (picture[:BAR, :TILE] < 128).any()  # a caption
+
+
+def test_fewer_images_and_no_predictions(folder):
+    picture = sheet(folder, [], num_images=1)
+    assert picture.shape[0] == BAR + TILE + GAP
+    assert pixel(picture, 0, 2, 5, 5) == [180 // 2 + 48] * 3
+
+
+def test_dark_image_is_shown_brighter(folder):
+    dark = np.full((40, 40, 3), 10, np.uint8)
+    dark[10:12] = 50
+    cv2.imwrite(str(folder / "images" / "0.png"), dark)
+    picture = sheet(folder, [])
+    assert pixel(picture, 0, 0, 30, 20) == [46] * 3  # 10 * 230 / 50
+    assert pixel(picture, 1, 0, 30, 20) == [180] * 3
