@@ -18,15 +18,14 @@ import os
 import weakref
 from typing import Any
 
-from tellapart.data.loader import GuardedMapper, build_resumable_train_loader
+from tellapart.data.loader import build_guarded_test_loader, build_resumable_train_loader
 from tellapart.runtime.checkpoint import Checkpointer
 from tellapart.runtime.doors import check_datasets, load_config, register_from_flags
 from tellapart.runtime.hooks import KeepLossHistory, PreemptionHook, SeedEveryStep
 from tellapart.runtime.launch import launch
-from tellapart.visualization.contact_sheet import write_contact_sheets
+from tellapart.visualization.contact_sheet import contact_sheet_from_results
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, verify_results
 from detectron2.utils import comm
@@ -66,7 +65,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """Detectron2's loader over ``dataset_name``; a broken image is named."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=GuardedMapper(cfg, DatasetMapper(cfg, False)))
+        return build_guarded_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -77,9 +76,14 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
         """Evaluate on every test set, then draw a contact sheet of each."""
         results = super().test(cfg, model, evaluators)
-        if comm.is_main_process() and cfg.TEST.CONTACT_SHEET.NUM_IMAGES > 0:
+        sheet = cfg.TEST.CONTACT_SHEET
+        if comm.is_main_process() and sheet.NUM_IMAGES > 0:
             for name in cfg.DATASETS.TEST:
-                write_contact_sheets(cfg, name, inference_folder(cfg, name))
+                folder = inference_folder(cfg, name)
+                found = os.path.join(folder, "coco_instances_results.json")
+                path = os.path.join(folder, f"contact_sheet_{name}.png")
+                contact_sheet_from_results(path, name, found, sheet.NUM_IMAGES, sheet.SCORE_THRESH)
+                logger.info("Images with true and predicted masks: %s", path)
         return results
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tellapart.data.coco_folder import coco_annotation
+
 import cv2
 import numpy as np
 import pytest
-from tellapart.data.coco_folder import coco_annotation
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 TINY_CONFIG = """
 _BASE_: {base}
@@ -62,6 +64,18 @@ def tiny_set(tmp_path_factory) -> tuple[Path, Path]:
     json_file = folder / "instances.json"
     json_file.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
     return json_file, images
+
+
+@pytest.fixture
+def forget():
+    """A function that takes a data set out of the catalogs, so that the next run can register it."""
+
+    def remove(name: str) -> None:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            if name in catalog.list():
+                catalog.remove(name)
+
+    return remove
 
 
 @pytest.fixture

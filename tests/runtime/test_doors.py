@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+
 import train_net
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 NAME = "doors_test"
 
 
 @pytest.fixture
-def refused(capfd):
+def refused(capfd, forget):
     """A function that runs train_net with arguments that must be refused, and returns its message."""
 
     def run(*arguments: str) -> str:
-        for catalog in (DatasetCatalog, MetadataCatalog):
-            if NAME in catalog.list():
-                catalog.remove(NAME)
+        forget(NAME)
         with pytest.raises(SystemExit) as exit:
             train_net.launch(train_net.main, train_net.argument_parser().parse_args(list(arguments)))
         assert exit.value.code == 2
@@ -30,8 +27,7 @@ def refused(capfd):
         assert len(errors) == 1
         return errors[0]
 
-    yield run
-    logging.getLogger("tellapart").handlers.clear()
+    return run
 
 
 @pytest.fixture
@@ -119,10 +115,10 @@ def test_image_that_is_cut_off(refused, tiny_config, copied_set, workers):
     assert str(image) in refused("--config-file", str(tiny_config(NAME)), *flag(copied_set), *opts)
 
 
-def test_image_that_is_cut_off_is_skipped_on_demand(tiny_config, copied_set, tmp_path, caplog, refused):
+def test_image_that_is_cut_off_is_skipped_on_demand(tiny_config, copied_set, tmp_path, forget):
+    forget(NAME)
     image = copied_set[1] / "5.png"
     image.write_bytes(image.read_bytes()[:400])
-    logging.getLogger("tellapart").propagate = True
     opts = ["DATALOADER.SKIP_BAD_IMAGES", "True", "SOLVER.MAX_ITER", "5", "SOLVER.STEPS", "()"]
     arguments = ["--config-file", str(tiny_config(NAME, tmp_path / "out")), *flag(copied_set), *opts]
     train_net.main(train_net.argument_parser().parse_args(arguments))

@@ -64,7 +64,10 @@ def write_contact_sheet(
     contiguous = metadata.thing_dataset_id_to_contiguous_id
     rows = []
     for one in dataset_dicts[:num_images]:
-        image = utils.read_image(one["file_name"], "BGR")
+        try:
+            image = utils.read_image(one["file_name"], "BGR")
+        except (OSError, SyntaxError):  # the loader has named it, or stopped the run
+            continue
         size = image.shape[:2]
         image, gain = _brighten(image)
         name = Path(one["file_name"]).name + (f", {gain:.1f} x brighter" if gain > 1 else "")
