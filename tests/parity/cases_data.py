@@ -13,6 +13,7 @@ import torch
 
 from .common import TINY_COCO, case, crc, made, rcnn_cfg, tiny_coco_json
 
+
 def _records(split: str = "train") -> list[dict]:
     """tiny_coco loaded by Detectron2, registered once; quiet."""
     from detectron2.data import DatasetCatalog
@@ -38,7 +39,9 @@ def _summary(record: dict) -> list:
             shape = [shape["size"], len(shape["counts"])]
         elif shape is not None:
             shape = [len(shape), sum(map(len, shape)), float(sum(map(sum, shape)))]
-        annotations.append([sorted(a), [float(x) for x in a["bbox"]], int(a["bbox_mode"]), a["category_id"], a["iscrowd"], shape])
+        annotations.append(
+            [sorted(a), [float(x) for x in a["bbox"]], int(a["bbox_mode"]), a["category_id"], a["iscrowd"], shape]
+        )
     name = record["file_name"].replace(str(TINY_COCO), "")
     return [sorted(record), name, record["image_id"], record["height"], record["width"], annotations]
 
@@ -202,8 +205,12 @@ def case_instance_utils() -> dict:
     from detectron2.data import transforms as T
 
     record = next(r for r in _records() if r["image_id"] == 37777)
-    transform = T.TransformList([T.HFlipTransform(record["width"]), T.ResizeTransform(record["height"], record["width"], 100, 150)])
-    annotations = [utils.transform_instance_annotations(copy.deepcopy(a), transform, (100, 150)) for a in record["annotations"]]
+    transform = T.TransformList(
+        [T.HFlipTransform(record["width"]), T.ResizeTransform(record["height"], record["width"], 100, 150)]
+    )
+    annotations = [
+        utils.transform_instance_annotations(copy.deepcopy(a), transform, (100, 150)) for a in record["annotations"]
+    ]
     instances = utils.annotations_to_instances(annotations, (100, 150), mask_format="polygon")
     bits = utils.annotations_to_instances(annotations, (100, 150), mask_format="bitmask")
     instances.gt_boxes.tensor[1, 2:] = instances.gt_boxes.tensor[1, :2]  # a box without area
@@ -285,7 +292,11 @@ def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
             truth = [a for a in coco["annotations"] if a["image_id"] == record["image_id"] and not a["iscrowd"]]
             n = len(truth)
             instances = Instances(size)
-            shift = made(f"ap/{record['image_id']}", n, 2, low=-6, high=6).double().numpy() if kind == "jittered" else np.zeros((n, 2))
+            shift = (
+                made(f"ap/{record['image_id']}", n, 2, low=-6, high=6).double().numpy()
+                if kind == "jittered"
+                else np.zeros((n, 2))
+            )
             boxes = np.array([a["bbox"] for a in truth])
             boxes[:, 2:] += boxes[:, :2]
             polygons = [

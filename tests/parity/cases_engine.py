@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from .common import case, crc, fill, made, rcnn_cfg
 
@@ -37,7 +38,9 @@ def case_lr_schedules() -> dict:
         cfg = get_cfg()
         cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.BASE_LR = 60, (30, 45), 10, 0.02
         cfg.SOLVER.merge_from_list(list(options))
-        optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 0.02}, {"params": [torch.zeros(1)], "lr": 0.04}], lr=0.02)
+        optimizer = torch.optim.SGD(
+            [{"params": [torch.zeros(1)], "lr": 0.02}, {"params": [torch.zeros(1)], "lr": 0.04}], lr=0.02
+        )
         scheduler = build_lr_scheduler(cfg, optimizer)
         rates = []
         for iteration in range(60):
@@ -52,7 +55,7 @@ def case_lr_schedules() -> dict:
 @case
 def case_param_groups() -> dict:
     """Learning rate and weight decay by parameter name; what clipping makes of gradients; the kind of optimizer."""
-    from detectron2.modeling import build_backbone
+    from detectron2.config import get_cfg
     from detectron2.solver import build_optimizer
 
     settings = {
@@ -65,13 +68,24 @@ def case_param_groups() -> dict:
     }
     out = {}
     for name, options in settings.items():
-        cfg = rcnn_cfg("FPN", 50, narrow=True)
-        cfg.MODEL.RESNETS.NORM = "BN"
+        cfg = get_cfg()
         cfg.SOLVER.merge_from_list(["MOMENTUM", 0.8, "BASE_LR", 0.1, *options])
-        model = fill(build_backbone(cfg))
+        model = fill(
+            nn.Sequential(
+                nn.Conv2d(3, 32, 3, bias=False),
+                nn.BatchNorm2d(32),
+                nn.Sequential(nn.Conv2d(32, 32, 1), nn.GroupNorm(4, 32), nn.ConvTranspose2d(32, 8, 2)),
+                nn.Linear(8, 5),
+                nn.LayerNorm(5),
+                nn.Embedding(7, 3),
+            )
+        )
+        model[3].weight.requires_grad = False
         optimizer = build_optimizer(cfg, model)
         names = {id(p): n for n, p in model.named_parameters()}
-        groups = [[g["lr"], g["weight_decay"], sorted(names[id(p)] for p in g["params"])] for g in optimizer.param_groups]
+        groups = [
+            [g["lr"], g["weight_decay"], sorted(names[id(p)] for p in g["params"])] for g in optimizer.param_groups
+        ]
         for n, p in model.named_parameters():
             p.grad = made(f"gradient/{n}", *p.shape)
         optimizer.step()
@@ -154,7 +168,7 @@ def case_scale_workers() -> dict:
 
 
 def _caffe2_weights() -> dict[str, np.ndarray]:
-    """The blobs of a narrow Caffe2 R-50 with RPN and box head, as Detectron's files name them."""
+    """The blobs of a narrow Caffe2 R-50 as the ImageNet models of Detectron's files name them."""
     blobs: dict[str, tuple[int, ...]] = {"conv1_w": (16, 3, 7, 7), "res_conv1_bn_s": (16,), "res_conv1_bn_b": (16,)}
     inputs, width, out = 16, 16, 64
     for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3)):
@@ -168,11 +182,8 @@ def _caffe2_weights() -> dict[str, np.ndarray]:
                 blobs[f"{name}{part}_bn_s"] = blobs[f"{name}{part}_bn_b"] = size[:1]
             inputs = out
         width, out = width * 2, out * 2
-    blobs.update(conv_rpn_w=(256, 256, 3, 3), conv_rpn_b=(256,), rpn_cls_logits_w=(15, 256, 1, 1), rpn_cls_logits_b=(15,))
-    blobs.update(rpn_bbox_pred_w=(60, 256, 1, 1), rpn_bbox_pred_b=(60,))
-    blobs.update(cls_score_w=(81, 512), cls_score_b=(81,), bbox_pred_w=(324, 512), bbox_pred_b=(324,))
     blobs.update(fc1000_w=(1000, 512), fc1000_b=(1000,), lr=(1,))
-    blobs["cls_score_w_momentum"] = (81, 512)
+    blobs["conv1_w_momentum"] = (16, 3, 7, 7)
     return {name: made(f"caffe2/{name}", *size).numpy() for name, size in blobs.items()}
 
 
@@ -209,28 +220,6 @@ def case_caffe2_checkpoint() -> dict:
         "values": {k: v for k, v in model.state_dict().items() if k in changed and k.endswith(("weight", "bias"))},
         "rest": sorted(rest),
         "heuristic": [float(v.double().sum()) for k, v in zoo.backbone.state_dict().items()],
-    }
-
-
-@case
-def case_convert_c2_names() -> dict:
-    """convert_c2_detectron_names on FPN, RPN, box and mask head names; BGR weights stay as they are."""
-    from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
-
-    left_out = ("res4", "lr", "rpn_", "conv_rpn")  # FPN's RPN blobs below become the same names
-    stem = {k: torch.from_numpy(v) for k, v in _caffe2_weights().items() if not k.startswith(left_out)}
-    names = ["fpn_inner_res2_2_sum", "fpn_inner_res3_3_sum_lateral", "fpn_inner_res4_5_sum_lateral", "fpn_inner_res5_2_sum"]
-    names += ["fpn_res2_2_sum", "fpn_res3_3_sum", "fpn_res4_5_sum", "fpn_res5_2_sum", "conv_rpn_fpn2"]
-    names += ["rpn_cls_logits_fpn2", "rpn_bbox_pred_fpn2", "fc6", "fc7", "_[mask]_fcn1", "_[mask]_fcn4", "conv5_mask"]
-    names += ["mask_fcn_logits"]
-    for n in names:
-        dims = (8, 8, 1, 1) if "fc" not in n or "fcn" in n else (8, 8)
-        stem[f"{n}_w"], stem[f"{n}_b"] = made(n, *dims), made(f"{n}/b", 8)
-    new, old = convert_c2_detectron_names(stem)
-    return {
-        "names": {k: old[k] for k in sorted(new)},
-        "shapes": {k: list(v.shape) for k, v in sorted(new.items())},
-        "bbox_pred": new.get("bbox_pred.weight"),
     }
 
 

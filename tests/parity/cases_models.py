@@ -46,7 +46,7 @@ def _run(kind: str, depth: int, mask: bool, **options) -> dict:
                 "classes": found.pred_classes,
             }
             if mask:
-                one["mask_areas"] = found.pred_masks.flatten(1).sum(1).float()
+                one["mask_pixels"] = found.pred_masks.flatten(1).sum(1).tolist()
                 one["mask_dtype"] = str(found.pred_masks.dtype)
             out["detections"].append(one)
         raw = model.inference(inputs, do_postprocess=False)

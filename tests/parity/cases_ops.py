@@ -24,7 +24,7 @@ def _polygons() -> list[list[np.ndarray]]:
 
 @case
 def case_boxes() -> dict:
-    from detectron2.structures import BoxMode, Boxes, pairwise_ioa, pairwise_iou
+    from detectron2.structures import Boxes, BoxMode, pairwise_ioa, pairwise_iou
     from detectron2.structures.boxes import pairwise_intersection
 
     a = Boxes(torch.cat([made_boxes("boxes/a", 7, 60, 80), torch.tensor([SQUARE, OUTSIDE, [5.0, 5.0, 5.0, 9.0]])]))
@@ -121,10 +121,7 @@ def case_anchors() -> dict:
         cfg.MODEL.ANCHOR_GENERATOR.OFFSET = offset
         if ratios:
             cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = ratios
-        if kind == "FPN":
-            strides = [4, 8, 16, 32, 64]
-        else:
-            strides = [16]
+        strides = [4, 8, 16, 32, 64] if kind == "FPN" else [16]
         if sizes:
             cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
         generator = build_anchor_generator(cfg, [ShapeSpec(channels=8, stride=s) for s in strides])
@@ -200,7 +197,9 @@ def case_subsample() -> dict:
         out[f"{number}_{fraction}"] = {
             "counts": [len(positive), len(negative)],
             "taken": [positive.sort().values, negative.sort().values] if exhaustive else None,
-            "valid": bool((labels[positive] != 3).all() & (labels[positive] >= 0).all() & (labels[negative] == 3).all()),
+            "valid": bool(
+                (labels[positive] != 3).all() & (labels[positive] >= 0).all() & (labels[negative] == 3).all()
+            ),
         }
     return out
 
@@ -222,7 +221,9 @@ def case_poolers() -> dict:
             grads = torch.autograd.grad(pooled.square().sum(), features)
             out[f"{kind}_{sampling}"] = {"pooled": pooled, "gradients": grads}
     single = ROIPooler((5, 3), scales=(1 / 16,), sampling_ratio=0, pooler_type="ROIAlignV2")
-    empty = ROIPooler(7, scales=scales, sampling_ratio=0, pooler_type="ROIAlignV2")(features, [Boxes(torch.zeros(0, 4))] * 2)
+    empty = ROIPooler(7, scales=scales, sampling_ratio=0, pooler_type="ROIAlignV2")(
+        features, [Boxes(torch.zeros(0, 4))] * 2
+    )
     edges = torch.tensor([[0.0, 0.0, s, s] for s in (1, 55.9, 56, 111, 112, 113, 224, 225, 447, 448, 2000)])
     rois = torch.cat([torch.zeros(3, 1), made_boxes("pool/c", 3, 64, 96)], 1)
     return {
@@ -241,7 +242,10 @@ def case_paste_masks() -> dict:
 
     masks = made("paste", 6, 28, 28, low=0, high=1)
     boxes = torch.cat(
-        [made_boxes("paste/boxes", 4, 70, 90, 4), torch.tensor([[-15.0, -10.0, 30.5, 40.25], [60.0, 50.0, 120.0, 100.0]])]
+        [
+            made_boxes("paste/boxes", 4, 70, 90, 4),
+            torch.tensor([[-15.0, -10.0, 30.5, 40.25], [60.0, 50.0, 120.0, 100.0]]),
+        ]
     )
     soft = paste_masks_in_image(masks, boxes, (70, 90), threshold=-1)
     return {
@@ -286,6 +290,7 @@ def case_layers() -> dict:
     conv = fill(Conv2d(32, 4, 3, padding=1, bias=False, activation=torch.relu))
     normed = fill(Conv2d(32, 4, 1, bias=False, norm=FrozenBatchNorm2d(4)))
     converted = FrozenBatchNorm2d.convert_frozen_batchnorm(fill(torch.nn.Sequential(torch.nn.BatchNorm2d(32))))
+    counted = {**converted.state_dict(), "0.num_batches_tracked": torch.tensor(5)}
     return {
         **out,
         "conv": conv(x),
@@ -294,6 +299,7 @@ def case_layers() -> dict:
         "normed_state": list(normed.state_dict()),
         "converted": converted(x),
         "converted_state": list(converted.state_dict()),
+        "converted_loads": [str(converted.load_state_dict(counted)), converted[0].num_batches_tracked],
         "loss": cross_entropy(made("layers/logits", 5, 3), torch.tensor([0, 1, 2, 1, 0])),
         "loss_none": cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),
         "interpolated": interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False),

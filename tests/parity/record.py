@@ -1,7 +1,7 @@
 """Record the golden values under the real Detectron2, or check the running one against them.
 
-    python tests/parity/record.py [CASE ...]           write golden/<case>.json (refuses under the embedded Detectron2)
-    python tests/parity/record.py --check [CASE ...]   compare only; prints each case's time and worst relative error
+python tests/parity/record.py [CASE ...]           write golden/<case>.json (refuses under the embedded Detectron2)
+python tests/parity/record.py --check [CASE ...]   compare only; prints each case's time and worst relative error
 """
 
 from __future__ import annotations

@@ -11,7 +11,18 @@ from typing import Any, Callable
 from .common import GOLDEN
 
 SIGNATURES = GOLDEN / "signatures.json"
-PACKAGES = ("checkpoint", "config", "data", "engine", "evaluation", "layers", "modeling", "solver", "structures", "utils")
+PACKAGES = (
+    "checkpoint",
+    "config",
+    "data",
+    "engine",
+    "evaluation",
+    "layers",
+    "modeling",
+    "solver",
+    "structures",
+    "utils",
+)
 PLAIN = (bool, int, float, str, type(None))
 
 

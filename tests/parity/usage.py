@@ -1,4 +1,4 @@
-"""Which names of ``detectron2`` a Python file uses: what it imports, and the attributes it takes of what it imported."""
+"""Which names of ``detectron2`` a Python file uses: what it imports, and which attributes it takes of that."""
 
 from __future__ import annotations
 
