@@ -15,6 +15,12 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
         super().__init__(num_features, eps=eps)
         self.num_features = num_features
 
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        if "num_batches_tracked" in self._buffers:  # converted from a BatchNorm: torchvision's would leave it out
+            nn.Module._load_from_state_dict(self, *args, **kwargs)
+        else:
+            super()._load_from_state_dict(*args, **kwargs)
+
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
         """Replace every BatchNorm2d / SyncBatchNorm in ``module`` by a frozen one with the same numbers."""
@@ -25,6 +31,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
                 frozen.bias.copy_(module.bias.detach())
             frozen.running_mean.copy_(module.running_mean)
             frozen.running_var.copy_(module.running_var)
+            frozen.register_buffer("num_batches_tracked", module.num_batches_tracked)  # keeps the names of the state
             return frozen
         for name, child in module.named_children():
             setattr(module, name, cls.convert_frozen_batchnorm(child))

@@ -32,7 +32,7 @@ def paste_masks_in_image(
         threshold: where the pasted mask is cut; negative gives uint8 values 0..255 instead.
 
     Returns:
-        (N, height, width), bool, or uint8 for a negative threshold.
+        (N, height, width), bool, or uint8 for a negative threshold and, as in the real one, for no masks at all.
     """
     if masks.shape[-1] != masks.shape[-2]:
         raise AssertionError(f"only square masks can be pasted, got {tuple(masks.shape)}")
@@ -40,7 +40,7 @@ def paste_masks_in_image(
     if len(boxes) != len(masks):
         raise AssertionError(f"{len(boxes)} boxes for {len(masks)} masks")
     height, width = (int(side) for side in image_shape)
-    dtype = torch.bool if threshold >= 0 else torch.uint8
+    dtype = torch.bool if threshold >= 0 and len(masks) else torch.uint8
     pasted = torch.zeros(len(masks), height, width, dtype=dtype, device=masks.device)
     chunk = max(1, _CHUNK_ELEMENTS // max(1, height * width))
     for start in range(0, len(masks), chunk):

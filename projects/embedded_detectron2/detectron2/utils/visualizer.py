@@ -151,7 +151,7 @@ class Visualizer:
             order = np.argsort([-m.sum() for m in masks] if masks is not None else np.zeros(count), kind="stable")
         for i in order:
             if masks is not None:
-                self.draw_binary_mask(masks[i], color=colors[i], alpha=alpha)
+                self.draw_binary_mask(masks[i], color=colors[i], alpha=alpha, area_threshold=0)
             if boxes is not None:
                 self.draw_box(boxes[i], edge_color=colors[i])
         for i in order if labels is not None else ():  # last, so that nothing covers them
@@ -181,7 +181,7 @@ class Visualizer:
         edge_color=None,
         text: str | None = None,
         alpha: float = 0.5,
-        area_threshold: float = 0,
+        area_threshold: float = 10,
     ) -> VisImage:
         """Tint the pixels of a mask (H, W), holes left free, and draw its outline; smaller parts are left out."""
         mask = np.ascontiguousarray(binary_mask).astype(np.uint8)
