@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 
 import numpy as np
@@ -58,11 +57,6 @@ class DatasetMapper:
         crop = cfg.INPUT.CROP.ENABLED and is_train
         if crop:
             augs.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-            if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not importlib.util.find_spec("shapely"):
-                raise ImportError(
-                    "fvcore cuts polygons with the package 'shapely', which is not installed: "
-                    "install it, or set INPUT.MASK_FORMAT to 'bitmask' or INPUT.CROP.ENABLED to False"
-                )
         return {
             "is_train": is_train,
             "augmentations": augs,

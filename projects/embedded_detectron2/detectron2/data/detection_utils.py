@@ -155,13 +155,12 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
     if len(annos) and "segmentation" in annos[0]:
         segms = [a["segmentation"] for a in annos]
         if mask_format == "polygon":
-            try:
-                target.gt_masks = PolygonMasks(segms)
-            except ValueError as e:
+            if not all(isinstance(s, list) for s in segms):
                 raise ValueError(
-                    f"Failed to use mask_format=='polygon' from the given annotations! ({e}) "
-                    "Masks as RLE need INPUT.MASK_FORMAT 'bitmask'."
-                ) from e
+                    "Failed to use mask_format=='polygon' from the given annotations! "
+                    "Masks given as RLE need INPUT.MASK_FORMAT 'bitmask'."
+                )
+            target.gt_masks = PolygonMasks(segms)
         else:
             assert mask_format == "bitmask", f"mask_format is 'polygon' or 'bitmask', got {mask_format!r}"
             target.gt_masks = BitMasks(np.stack([_to_bitmask(s, image_size) for s in segms]))

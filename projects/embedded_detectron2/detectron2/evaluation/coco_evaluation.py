@@ -200,7 +200,7 @@ def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict]:
     columns = zip(instances.pred_classes.tolist(), boxes, instances.scores.tolist())
     results = [{"image_id": img_id, "category_id": c, "bbox": b, "score": s} for c, b, s in columns]
     if instances.has("pred_masks"):
-        for result, mask in zip(results, instances.pred_masks):
+        for result, mask in zip(results, np.asarray(instances.pred_masks)):
             rle = mask_util.encode(np.array(mask[:, :, None], order="F", dtype="uint8"))[0]
             result["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode("utf-8")}
     return results

@@ -1,0 +1,174 @@
+"""Loaders: batches, grouping, workers, filtering, and that configs and arguments mean the same."""
+
+import itertools
+import random
+import uuid
+
+import tellapart  # noqa: F401
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    MapDataset,
+    MetadataCatalog,
+    ToIterableDataset,
+    build_batch_data_loader,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+    print_instances_class_histogram,
+)
+from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.data.samplers import InferenceSampler, TrainingSampler
+
+SIZES = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3), (5, 4), (4, 5)]
+RECORDS = [{"i": i, "width": w, "height": h} for i, (w, h) in enumerate(SIZES)]
+
+
+def batches(loader, n):
+    return [[d["i"] for d in batch] for batch in itertools.islice(iter(loader), n)]
+
+
+def draw(record):
+    """A mapper that uses all three generators."""
+    return {**record, "i": (record["i"], int(np.random.randint(1000)), random.randint(0, 1000), float(torch.rand(1)))}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_plain_batches_follow_the_sampler(workers):
+    loader = build_detection_train_loader(
+        list(RECORDS),
+        mapper=dict,
+        sampler=TrainingSampler(7, seed=1),
+        total_batch_size=2,
+        aspect_ratio_grouping=False,
+        num_workers=workers,
+    )
+    stream = list(itertools.islice(iter(TrainingSampler(7, seed=1)), 12))
+    assert sum(batches(loader, 6), []) == stream
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_grouped_batches_are_all_wide_or_all_not(workers):
+    loader = build_detection_train_loader(
+        list(RECORDS), mapper=dict, sampler=TrainingSampler(7, seed=1), total_batch_size=2, num_workers=workers
+    )
+    found = batches(loader, 6)
+    wide = {1, 3, 5}
+    assert all(len(b) == 2 and len({i in wide for i in b}) == 1 for b in found)
+    # recorded under the real Detectron2; each worker groups its own chunks
+    assert found == [[0, 6], [1, 3], [2, 4] if workers == 0 else [4, 2], [0, 6], [5, 1 if workers == 0 else 3], [2, 4]]
+
+
+def test_grouping_alone():
+    assert batches(AspectRatioGroupedDataset(RECORDS, 2), 9) == [[0, 2], [1, 3], [4, 6]]
+
+
+@pytest.mark.parametrize("grouping", [False, True])
+def test_workers_are_seeded(grouping):
+    def run(seed):
+        dataset = MapDataset(DatasetFromList(RECORDS), draw)
+        sampler = TrainingSampler(7, seed=1)
+        loader = build_batch_data_loader(
+            dataset, sampler, 2, aspect_ratio_grouping=grouping, num_workers=2, seed=seed
+        )
+        return batches(loader, 3)
+
+    first = run(5)
+    assert first == run(5)
+    assert first != run(6)
+    drawn = [d[1:] for batch in first for d in batch]
+    assert len(set(drawn)) == len(drawn)  # workers don't draw alike
+
+
+def test_test_loader_gives_everything_once():
+    loader = build_detection_test_loader(list(RECORDS), mapper=dict)
+    assert batches(loader, 99) == [[i] for i in range(7)] and len(loader) == 7
+    assert batches(build_detection_test_loader(list(RECORDS), mapper=dict, batch_size=3), 9)[-1] == [6]
+
+
+def test_batch_size_must_suit_the_processes():
+    with pytest.raises(AssertionError, match=r"Total batch size \(0\)"):
+        build_batch_data_loader(DatasetFromList(RECORDS), TrainingSampler(7), 0)
+
+
+def test_skipped_elements():
+    def odd(x):
+        return x if x % 2 else None
+
+    stream = MapDataset(ToIterableDataset(list(range(6)), InferenceSampler(6)), odd)
+    assert list(stream) == [1, 3, 5]
+    mapped = MapDataset(list(range(6)), odd)
+    assert [mapped[i] for i in (1, 3, 5)] == [1, 3, 5]
+    assert all(mapped[i] % 2 for i in (0, 2, 4))  # another one instead
+
+
+@pytest.mark.parametrize("serialize", [False, True])
+def test_list_gives_copies(serialize):
+    dataset = DatasetFromList([{"a": [1]}, {"b": 2}], serialize=serialize)
+    dataset[0]["a"].append(5)
+    assert (len(dataset), dataset[0], dataset[-1]) == (2, {"a": [1]}, {"b": 2})
+    with pytest.raises(IndexError):
+        dataset[2]
+
+
+@pytest.fixture
+def registered():
+    """A dataset with an image without annotations, one with a crowd only, and two with things."""
+    name = f"loader_{uuid.uuid4().hex}"
+    per_image = [[], [(0, 1)], [(1, 0), (1, 1)], [(0, 0), (1, 0)]]
+    records = [
+        {**RECORDS[i], "annotations": [{"category_id": c, "iscrowd": crowd} for c, crowd in annotations]}
+        for i, annotations in enumerate(per_image)
+    ]
+    DatasetCatalog.register(name, lambda: [dict(r) for r in records])
+    MetadataCatalog.get(name).thing_classes = ["disc", name[-9:]]  # the same table is logged only once
+    return name
+
+
+def test_dataset_dicts_are_filtered_and_checked(registered):
+    assert [d["i"] for d in get_detection_dataset_dicts(registered)] == [2, 3]
+    assert len(get_detection_dataset_dicts([registered, registered], filter_empty=False)) == 8
+    other = registered + "_other"
+    DatasetCatalog.register(other, lambda: [{"annotations": [{"category_id": 0}]}])
+    MetadataCatalog.get(other).thing_classes = ["worm"]
+    with pytest.raises(ValueError, match="thing_classes"):
+        get_detection_dataset_dicts([registered, other])
+    assert len(get_detection_dataset_dicts([registered, other], check_consistency=False)) == 3
+    DatasetCatalog.register(other + "_empty", list)
+    with pytest.raises(AssertionError, match="is empty"):
+        get_detection_dataset_dicts(other + "_empty")
+
+
+def test_histogram_refuses_unknown_categories():
+    with pytest.raises(AssertionError, match="category_id=3.*2 classes"):
+        print_instances_class_histogram([{"annotations": [{"category_id": 3}]}], ["a", "b"])
+
+
+def test_histogram_counts_without_crowds(registered, caplog):
+    with caplog.at_level("INFO"):
+        get_detection_dataset_dicts(registered)
+    table = [r.message for r in caplog.records if "Distribution of instances" in r.message][0]
+    cells = [c.strip() for c in table.replace("\n", "").split("|")]
+    assert (cells[cells.index("disc") + 1], cells[cells.index(registered[-9:]) + 1]) == ("1", "2")
+    assert cells[cells.index("total") + 1] == "3"
+
+
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+def test_loaders_from_a_config(registered, sampler):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (registered,), (registered,)
+    cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = 0, 1
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = sampler, 0.2
+    found = batches(build_detection_train_loader(cfg, mapper=dict), 20)
+    assert {i for (i,) in found} == {2, 3}
+    chosen = build_detection_train_loader(cfg, mapper=dict, sampler=TrainingSampler(2, shuffle=False))
+    assert batches(chosen, 3) == [[2], [3], [2]]
+    assert batches(build_detection_test_loader(cfg, registered, mapper=dict), 9) == [[0], [1], [2], [3]]
+    cfg.DATALOADER.SAMPLER_TRAIN = "Nonesuch"
+    with pytest.raises(ValueError, match="Nonesuch"):
+        build_detection_train_loader(cfg, mapper=dict)
