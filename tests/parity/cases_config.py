@@ -27,6 +27,88 @@ def case_default_config() -> dict:
     return {"leaves": _leaves(cfg), "dump": cfg.dump(), "mask_on": get_cfg().MODEL.MASK_ON, "frozen": cfg.is_frozen()}
 
 
+@case
+def case_config_merging() -> dict:
+    """Base files, overrides, clones, and which errors wrong keys and types raise."""
+    import tempfile
+    from pathlib import Path
+
+    from detectron2.config import CfgNode, get_cfg
+
+    def error(function, *arguments) -> str:
+        try:
+            function(*arguments)
+        except Exception as e:
+            return type(e).__name__
+        return ""
+
+    with tempfile.TemporaryDirectory() as folder:
+        base, child = Path(folder) / "base.yaml", Path(folder) / "sub" / "child.yaml"
+        child.parent.mkdir()
+        base.write_text(
+            "MODEL:\n  MASK_ON: true\n  WEIGHTS: a.pth\nSOLVER:\n  STEPS: (3, 4)\n  BASE_LR: 0.5\nVERSION: 2\n"
+        )
+        child.write_text("_BASE_: ../base.yaml\nMODEL:\n  WEIGHTS: b.pth\nDATASETS:\n  TRAIN: ['x', 'y']\n")
+        cfg = get_cfg()
+        cfg.merge_from_file(str(child))
+        loaded = CfgNode.load_yaml_with_base(str(child))
+        (Path(folder) / "bad.yaml").write_text("MODEL:\n  MASK_ONN: true\n")
+        wrong_file = error(get_cfg().merge_from_file, str(Path(folder) / "bad.yaml"))
+    clone = cfg.clone()
+    clone.merge_from_list(["MODEL.MASK_ON", "False", "SOLVER.BASE_LR", "1e-3", "INPUT.MIN_SIZE_TRAIN", "(5, 6)"])
+    frozen = cfg.clone()
+    frozen.freeze()
+    return {
+        "merged": [
+            cfg.MODEL.MASK_ON,
+            cfg.MODEL.WEIGHTS,
+            repr(cfg.SOLVER.STEPS),
+            repr(cfg.SOLVER.BASE_LR),
+            cfg.DATASETS.TRAIN,
+        ],
+        "clone": [clone.MODEL.MASK_ON, repr(clone.SOLVER.BASE_LR), repr(clone.INPUT.MIN_SIZE_TRAIN), cfg.MODEL.MASK_ON],
+        "loaded": sorted(loaded),
+        "errors": {
+            "file": wrong_file,
+            "key": error(cfg.merge_from_list, ["MODEL.NO", 1]),
+            "type": error(cfg.merge_from_list, ["SOLVER.MAX_ITER", "many"]),
+            "odd": error(cfg.merge_from_list, ["SOLVER.MAX_ITER"]),
+            "frozen": error(setattr, frozen, "OUTPUT_DIR", "x"),
+            "unknown_attribute": error(getattr, cfg.MODEL, "NO"),
+        },
+    }
+
+
+@case
+def case_configurable() -> dict:
+    """@configurable on a class and on a function: called with a config, with a config and more, without one."""
+    from detectron2.config import configurable, get_cfg
+
+    class Thing:
+        @configurable
+        def __init__(self, a, b=2, *, c=3) -> None:
+            self.values = [a, b, c]
+
+        @classmethod
+        def from_config(cls, cfg, scale=1) -> dict:
+            return {"a": cfg.SOLVER.MAX_ITER * scale, "c": "from cfg"}
+
+    @configurable(from_config=lambda cfg: {"x": cfg.SOLVER.GAMMA})
+    def function(x, y=5) -> list:
+        return [x, y]
+
+    cfg = get_cfg()
+    return {
+        "explicit": Thing(1, c=4).values,
+        "config": Thing(cfg).values,
+        "keyword": Thing(cfg=cfg).values,
+        "more": Thing(cfg, b=7).values,
+        "scaled": Thing(cfg, scale=2).values,
+        "override": Thing(cfg, c=9).values,
+        "function": [function(1), function(cfg), function(cfg, y=6)],
+    }
+
+
 def _parameters(model) -> dict[str, str]:
     """name -> "shape dtype", with "trained" or "fixed" for parameters (nothing for buffers)."""
     trained = {name: " trained" if p.requires_grad else " fixed" for name, p in model.named_parameters()}

@@ -224,6 +224,49 @@ def case_caffe2_checkpoint() -> dict:
 
 
 @case
+def case_events() -> dict:
+    """Event storage and writers fed with fixed numbers: histories, metrics.json, the printed line."""
+    import json
+
+    from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, get_event_storage
+
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    printer = CommonMetricPrinter(max_iter=100)
+    printer.logger.addHandler(handler)
+    printer.logger.setLevel(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder, EventStorage(5) as storage:
+        writer = JSONWriter(f"{folder}/metrics.json")
+        for i in range(45):
+            assert get_event_storage() is storage
+            storage.put_scalars(total_loss=1.0 / (i + 1), loss_a=float(i % 7), time=0.25, data_time=0.01)
+            storage.put_scalar("lr", 0.1 * 0.9**i, smoothing_hint=False)
+            if i == 30:
+                storage.put_scalar("bbox/AP", 12.5, smoothing_hint=False)
+            if i % 20 == 19:
+                printer.write()
+                writer.write()
+            storage.step()
+        with storage.name_scope("scope"):
+            storage.put_scalar("x", 3)
+        writer.write()
+        writer.close()
+        printer.logger.removeHandler(handler)
+        metrics = [json.loads(line) for line in Path(f"{folder}/metrics.json").read_text().splitlines()]
+        history = storage.history("loss_a")
+        return {
+            "metrics": metrics,
+            "latest": {k: list(v) for k, v in storage.latest().items()},
+            "smoothed": {k: list(v) for k, v in storage.latest_with_smoothing_hint(20).items()},
+            "history": [history.latest(), history.median(20), history.avg(20), history.global_avg()],
+            "hints": storage.smoothing_hints(),
+            "iteration": storage.iter,
+            "lines": [line.strip().split() for line in lines],
+        }
+
+
+@case
 def case_trainer_checkpoint() -> dict:
     """Keys of what DefaultTrainer writes after two iterations: checkpoint, files, metrics."""
     import json
