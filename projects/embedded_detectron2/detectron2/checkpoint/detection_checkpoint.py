@@ -84,7 +84,8 @@ class DetectionCheckpointer(Checkpointer):
             else:
                 loaded = torch.load(f, map_location="cpu", weights_only=True)
         except Exception as e:  # whatever strange bytes make of zip files and pickles
-            raise pickle.UnpicklingError(f"{f} cannot be read as a checkpoint: {type(e).__name__}: {e}") from e
+            reason = str(e).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]  # without torch's advice
+            raise pickle.UnpicklingError(f"{f} cannot be read as a checkpoint: {type(e).__name__}: {reason}") from e
         if not isinstance(loaded, dict):
             raise pickle.UnpicklingError(f"{f} holds a {type(loaded).__name__}, not a dict of weights")
         if f.endswith(".pkl") and "__author__" not in loaded:
