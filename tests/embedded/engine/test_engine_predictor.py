@@ -1,0 +1,54 @@
+"""DefaultPredictor: what the model is given, and what comes back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+
+@META_ARCH_REGISTRY.register()
+class EngineTestEcho(nn.Module):
+    """Returns what it was given."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs):
+        assert not self.training and not torch.is_grad_enabled()
+        return [{"given": x, "weight": self.weight.item()} for x in inputs]
+
+
+@pytest.mark.parametrize("order", ["BGR", "RGB"])
+def test_predictor(tmp_path, order):
+    torch.save({"model": {"weight": torch.full((1,), 4.0)}}, tmp_path / "w.pth")
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "EngineTestEcho", "cpu", str(tmp_path / "w.pth")
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT = 40, 70, order
+    cfg.DATASETS.TEST = ("engine_test_set",)
+    MetadataCatalog.get("engine_test_set").thing_classes = ["x"]
+    predictor = DefaultPredictor(cfg)
+    assert predictor.metadata.thing_classes == ["x"]
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[..., 0], image[..., 2] = 200, 10
+    output = predictor(image)
+    assert output["weight"] == 4.0
+    given = output["given"]
+    assert (given["height"], given["width"]) == (20, 40)
+    # the short side 40 would make the long one 80 > 70
+    assert given["image"].shape == (3, 35, 70) and given["image"].dtype == torch.float32
+    channels = given["image"].mean(dim=(1, 2)).tolist()
+    assert channels == ([200, 0, 10] if order == "BGR" else [10, 0, 200])
+
+
+def test_predictor_unknown_order():
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE, cfg.INPUT.FORMAT = "EngineTestEcho", "cpu", "HSV"
+    with pytest.raises(AssertionError, match="HSV"):
+        DefaultPredictor(cfg)
