@@ -208,25 +208,6 @@ def test_iteration_timer_callbacks_and_writers():
     assert [i for _, i in trainer.storage.history("time").values()] == list(range(2, 10))
 
 
-def test_precise_bn():
-    class Normed(Toy):
-        def __init__(self):
-            super().__init__()
-            self.bn = torch.nn.BatchNorm1d(1, momentum=0.01)
-
-        def forward(self, x):
-            return {"loss_a": (self.bn(self.fc(x)) ** 2).mean()}
-
-    model = Normed()
-    trainer = simple(model, lr=0.0)
-    trainer.register_hooks([hooks.PreciseBN(0, model, Endless(), 20)])
-    trainer.train(0, 3)
-    outputs = torch.stack([model.fc(x) for _, x in zip(range(20), Endless())]).detach()
-    assert model.bn.running_mean.item() == pytest.approx(outputs.mean().item(), abs=1e-5)
-    within = outputs.var(dim=1, unbiased=True).mean().item()
-    assert model.bn.running_var.item() == pytest.approx(within, rel=0.5)
-
-
 class Fixed(DatasetEvaluator):
     def evaluate(self):
         return {"bbox": {"AP": 40.0}}

@@ -10,7 +10,6 @@ import weakref
 from collections import OrderedDict
 
 import torch
-from fvcore.nn.precise_bn import get_bn_modules
 from torch.nn.parallel import DistributedDataParallel
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -218,14 +217,15 @@ class DefaultTrainer(TrainerBase):
             self.start_iter = self.iter + 1  # the checkpoint's iteration is done
 
     def build_hooks(self) -> list:
-        """Timing, schedule, precise BN, checkpoints, evaluation, writing, in this order."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # precise BN's loader is rarely read
+        """Timing, schedule, checkpoints, evaluation, writing, in this order.
+
+        Raises:
+            NotImplementedError: ``TEST.PRECISE_BN.ENABLED``.
+        """
+        cfg = self.cfg
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            raise NotImplementedError("TEST.PRECISE_BN.ENABLED: precise BN needs the real Detectron2")
         ret = [hooks.IterationTimer(), hooks.LRScheduler()]
-        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
-            loader = self.build_train_loader(cfg)
-            ret.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
         if comm.is_main_process():
             # Before evaluation, which may fail.
             ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))

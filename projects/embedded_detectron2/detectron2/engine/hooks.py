@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import logging
 import math
 import operator
 import time
 from collections import Counter
 
-import torch
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.timer import Timer
-from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter
+from detectron2.utils.events import EventWriter
 
 __all__ = [
     "CallbackHook",
@@ -28,7 +25,6 @@ __all__ = [
     "BestCheckpointer",
     "LRScheduler",
     "EvalHook",
-    "PreciseBN",
 ]
 
 
@@ -270,39 +266,3 @@ class EvalHook(HookBase):
         if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
             self._do_eval()
         del self._func  # it may hold the trainer
-
-
-class PreciseBN(HookBase):
-    """Replaces batch norm's running averages by averages over ``num_iter`` batches, periodically and at the end."""
-
-    def __init__(self, period: int, model, data_loader, num_iter: int):
-        """
-        Args:
-            period: iterations between updates; 0: only at the end.
-            model: in training mode; a model without batch norm in training mode makes this do nothing.
-            data_loader: an iterable of batches for ``model``.
-            num_iter: batches to average over.
-        """
-        self._disabled = not get_bn_modules(model)
-        if self._disabled:
-            logging.getLogger(__name__).info("PreciseBN is disabled: the model has no BN layers in training mode.")
-        self._model = model
-        self._data_loader = data_loader
-        self._num_iter = num_iter
-        self._period = period
-        self._data_iter = None
-
-    def after_step(self):
-        done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
-            self.update_stats()
-
-    def update_stats(self) -> None:
-        """Go through ``num_iter`` batches and set the statistics."""
-        if self._disabled:
-            return
-        if self._data_iter is None:
-            self._data_iter = iter(self._data_loader)
-        logging.getLogger(__name__).info(f"Running precise-BN for {self._num_iter} iterations...")
-        with EventStorage(), torch.no_grad():  # its own storage: these are no training iterations
-            update_bn_stats(self._model, itertools.islice(self._data_iter, self._num_iter), self._num_iter)

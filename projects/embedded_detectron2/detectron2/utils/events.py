@@ -1,4 +1,4 @@
-"""Scalars, images and histograms of a running training, and the writers that put them on screen and disk."""
+"""Scalars and images of a running training, and the writers that put them on screen and disk."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ class EventStorage:
         self._iter = start_iter
         self._prefix = ""
         self._images: list[tuple] = []
-        self._histograms: list[dict] = []
 
     def put_image(self, img_name: str, img_tensor) -> None:
         """Keep an RGB image, (3, H, W), uint8 in [0, 255] or float in [0, 1], for the writers."""
@@ -73,25 +72,6 @@ class EventStorage:
         """`put_scalar` for every keyword."""
         for k, v in kwargs.items():
             self.put_scalar(k, v, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
-
-    def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
-        """Keep the histogram of all elements of a tensor for the writers."""
-        low, high = hist_tensor.min().item(), hist_tensor.max().item()
-        counts = torch.histc(hist_tensor.float(), bins=bins)
-        edges = torch.linspace(low, high, steps=bins + 1, dtype=torch.float32)
-        self._histograms.append(
-            {
-                "tag": hist_name,
-                "min": low,
-                "max": high,
-                "num": hist_tensor.numel(),
-                "sum": float(hist_tensor.sum()),
-                "sum_squares": float((hist_tensor**2).sum()),
-                "bucket_limits": edges[1:].tolist(),
-                "bucket_counts": counts.tolist(),
-                "global_step": self._iter,
-            }
-        )
 
     def history(self, name: str) -> HistoryBuffer:
         """All values of ``name``; KeyError if there are none."""
@@ -162,10 +142,6 @@ class EventStorage:
         """Forget the images (a writer has written them)."""
         self._images = []
 
-    def clear_histograms(self) -> None:
-        """Forget the histograms (a writer has written them)."""
-        self._histograms = []
-
 
 class EventWriter:
     """Base of what turns a storage into output."""
@@ -212,7 +188,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Writes scalars, images and histograms as TensorBoard events."""
+    """Writes scalars and images as TensorBoard events."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
         """
@@ -232,7 +208,7 @@ class TensorboardXWriter(EventWriter):
         return SummaryWriter(**self._writer_args)
 
     def write(self) -> None:
-        """Write what was put since the last call; images and histograms are then dropped from the storage."""
+        """Write what was put since the last call; images are then dropped from the storage."""
         storage = get_event_storage()
         newest = self._last_write
         for k, (v, it) in storage.latest_with_smoothing_hint(self._window_size).items():
@@ -243,9 +219,6 @@ class TensorboardXWriter(EventWriter):
         for name, image, it in storage._images:
             self._writer.add_image(name, image, it)
         storage.clear_images()
-        for params in storage._histograms:
-            self._writer.add_histogram_raw(**params)
-        storage.clear_histograms()
 
     def close(self) -> None:
         """Close the events file, if there is one."""
