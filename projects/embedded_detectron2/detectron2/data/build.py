@@ -24,17 +24,6 @@ from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
 
-__all__ = [
-    "build_batch_data_loader",
-    "build_detection_test_loader",
-    "build_detection_train_loader",
-    "filter_images_with_only_crowd_annotations",
-    "get_detection_dataset_dicts",
-    "print_instances_class_histogram",
-    "trivial_batch_collator",
-    "worker_init_reset_seed",
-]
-
 logger = logging.getLogger(__name__)
 
 
@@ -113,16 +102,8 @@ def worker_init_reset_seed(worker_id: int) -> None:
 
 
 def build_batch_data_loader(
-    dataset,
-    sampler,
-    total_batch_size: int,
-    *,
-    aspect_ratio_grouping: bool = False,
-    num_workers: int = 0,
-    collate_fn: Callable | None = None,
-    drop_last: bool = True,
-    seed: int | None = None,
-    **kwargs: Any,
+    dataset, sampler, total_batch_size: int, *, aspect_ratio_grouping: bool = False, num_workers: int = 0,
+    collate_fn: Callable | None = None, drop_last: bool = True, seed: int | None = None, **kwargs: Any,
 ):
     """A loader of batches of ``total_batch_size / number of processes`` elements.
 
@@ -161,6 +142,17 @@ def build_batch_data_loader(
     return torchdata.DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, collate_fn=collate_fn, **kwargs)
 
 
+def _prepare(dataset, mapper: Callable | None, sampler, default_sampler: type) -> tuple:
+    """Dataset and sampler as data loaders want them."""
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    if mapper is not None:
+        dataset = MapDataset(dataset, mapper)
+    if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
+        sampler = default_sampler(len(dataset))
+    return dataset, sampler
+
+
 def _train_sampler(cfg, dataset: list[dict]):
     name = cfg.DATALOADER.SAMPLER_TRAIN
     logger.info(f"Using training sampler {name}")
@@ -178,17 +170,13 @@ def _train_sampler(cfg, dataset: list[dict]):
 
 def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None) -> dict:
     if dataset is None:
-        dataset = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        )
-    if mapper is None:
-        mapper = DatasetMapper(cfg, True)
+        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
         sampler = _train_sampler(cfg, dataset)
     return {
         "dataset": dataset,
         "sampler": sampler,
-        "mapper": mapper,
+        "mapper": DatasetMapper(cfg, True) if mapper is None else mapper,
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
@@ -197,15 +185,8 @@ def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None) -
 
 @configurable(from_config=_train_loader_from_config)
 def build_detection_train_loader(
-    dataset,
-    *,
-    mapper: Callable[[dict], Any] | None,
-    sampler=None,
-    total_batch_size: int,
-    aspect_ratio_grouping: bool = True,
-    num_workers: int = 0,
-    collate_fn: Callable | None = None,
-    **kwargs: Any,
+    dataset, *, mapper: Callable[[dict], Any] | None, sampler=None, total_batch_size: int,
+    aspect_ratio_grouping: bool = True, num_workers: int = 0, collate_fn: Callable | None = None, **kwargs: Any,
 ):
     """An endless loader for training: ``build_detection_train_loader(cfg)``, or with explicit arguments.
 
@@ -216,31 +197,19 @@ def build_detection_train_loader(
 
     The others are those of `build_batch_data_loader`.
     """
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
-    if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
-        sampler = TrainingSampler(len(dataset))
+    dataset, sampler = _prepare(dataset, mapper, sampler, TrainingSampler)
     assert sampler is None or isinstance(sampler, torchdata.Sampler), f"Expect a Sampler but got {type(sampler)}"
+    kwargs = {"num_workers": num_workers, "collate_fn": collate_fn, **kwargs}
     return build_batch_data_loader(
-        dataset,
-        sampler,
-        total_batch_size,
-        aspect_ratio_grouping=aspect_ratio_grouping,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        **kwargs,
+        dataset, sampler, total_batch_size, aspect_ratio_grouping=aspect_ratio_grouping, **kwargs
     )
 
 
 def _test_loader_from_config(cfg, dataset_name: str | Sequence[str], mapper=None) -> dict:
     dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    if mapper is None:
-        mapper = DatasetMapper(cfg, False)
     return {
         "dataset": dataset,
-        "mapper": mapper,
+        "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "sampler": InferenceSampler(len(dataset)),
     }
@@ -248,25 +217,10 @@ def _test_loader_from_config(cfg, dataset_name: str | Sequence[str], mapper=None
 
 @configurable(from_config=_test_loader_from_config)
 def build_detection_test_loader(
-    dataset,
-    *,
-    mapper: Callable[[dict], Any],
-    sampler=None,
-    batch_size: int = 1,
-    num_workers: int = 0,
+    dataset, *, mapper: Callable[[dict], Any] | None, sampler=None, batch_size: int = 1, num_workers: int = 0,
     collate_fn: Callable | None = None,
 ) -> torchdata.DataLoader:
     """Each image once, over all processes: ``build_detection_test_loader(cfg, name)``, or with explicit arguments."""
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
-    if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
-        sampler = InferenceSampler(len(dataset))
-    return torchdata.DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,
-    )
+    dataset, sampler = _prepare(dataset, mapper, sampler, InferenceSampler)
+    collate_fn = trivial_batch_collator if collate_fn is None else collate_fn
+    return torchdata.DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collate_fn)

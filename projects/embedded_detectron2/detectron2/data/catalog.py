@@ -6,8 +6,6 @@ import types
 from collections import UserDict
 from typing import Any, Callable
 
-__all__ = ["DatasetCatalog", "MetadataCatalog", "Metadata"]
-
 
 class _DatasetCatalog(UserDict):
     """Dataset name -> function that returns its list of dataset dicts."""
@@ -29,8 +27,7 @@ class _DatasetCatalog(UserDict):
             KeyError: the name is not registered; the message lists those that are.
         """
         if name not in self:
-            known = ", ".join(self.keys())
-            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {known}")
+            raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self)}")
         return self[name]()
 
     def list(self) -> list[str]:
@@ -40,9 +37,6 @@ class _DatasetCatalog(UserDict):
     def remove(self, name: str) -> None:
         """Forget a dataset; KeyError if it is not there."""
         del self[name]
-
-    def __repr__(self) -> str:
-        return f"DatasetCatalog(registered datasets: {', '.join(self.keys())})"
 
 
 class Metadata(types.SimpleNamespace):
@@ -97,9 +91,6 @@ class _MetadataCatalog(UserDict):
     def remove(self, name: str) -> None:
         """Forget the metadata of ``name``; KeyError if there is none."""
         del self[name]
-
-    def __repr__(self) -> str:
-        return f"MetadataCatalog(registered metadata: {', '.join(self.keys())})"
 
 
 DatasetCatalog = _DatasetCatalog()

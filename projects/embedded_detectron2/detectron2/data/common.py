@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch.utils.data as torchdata
 
-__all__ = ["AspectRatioGroupedDataset", "DatasetFromList", "MapDataset", "ToIterableDataset"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -22,8 +20,7 @@ class _MapIterable(torchdata.IterableDataset):
     """`MapDataset` over a stream: elements mapped to None are left out."""
 
     def __init__(self, dataset, map_func: Callable) -> None:
-        self._dataset = dataset
-        self._map_func = map_func
+        self._dataset, self._map_func = dataset, map_func
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -48,8 +45,7 @@ class MapDataset(torchdata.Dataset):
         return self._dataset, self._map_func
 
     def __init__(self, dataset, map_func: Callable) -> None:
-        self._dataset = dataset
-        self._map_func = map_func
+        self._dataset, self._map_func = dataset, map_func
         self._rng = random.Random(42)
         self._usable = set(range(len(dataset)))
 
@@ -82,10 +78,8 @@ class DatasetFromList(torchdata.Dataset):
     """
 
     def __init__(self, lst: list, copy: bool = True, serialize: bool = True) -> None:
-        self._copy = copy
-        self._serialize = serialize
+        self._copy, self._serialize, self._lst = copy, serialize, lst
         if not serialize:
-            self._lst = lst
             return
         logger.info(f"Serializing {len(lst)} elements to byte tensors and concatenating them all ...")
         pickled = [np.frombuffer(pickle.dumps(x, protocol=-1), dtype=np.uint8) for x in lst]
@@ -115,10 +109,8 @@ class ToIterableDataset(torchdata.IterableDataset):
 
     def __init__(self, dataset, sampler, shard_sampler: bool = True, shard_chunk_size: int = 1) -> None:
         assert not isinstance(dataset, torchdata.IterableDataset), "the dataset is iterable already"
-        self.dataset = dataset
-        self.sampler = sampler
-        self.shard_sampler = shard_sampler
-        self.shard_chunk_size = shard_chunk_size
+        self.dataset, self.sampler = dataset, sampler
+        self.shard_sampler, self.shard_chunk_size = shard_sampler, shard_chunk_size
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -140,8 +132,7 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
     """
 
     def __init__(self, dataset, batch_size: int) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
+        self.dataset, self.batch_size = dataset, batch_size
 
     def __iter__(self) -> Iterator[list]:
         groups: dict[bool, list] = {True: [], False: []}

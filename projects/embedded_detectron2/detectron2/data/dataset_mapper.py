@@ -14,8 +14,6 @@ from detectron2.config import configurable
 from . import detection_utils as utils
 from . import transforms as T
 
-__all__ = ["DatasetMapper"]
-
 
 class DatasetMapper:
     """Read the image of a dataset dict, augment it with its annotations, and make tensors.
@@ -31,14 +29,8 @@ class DatasetMapper:
 
     @configurable
     def __init__(
-        self,
-        is_train: bool,
-        *,
-        augmentations: list[T.Augmentation | Transform],
-        image_format: str,
-        use_instance_mask: bool = False,
-        instance_mask_format: str = "polygon",
-        recompute_boxes: bool = False,
+        self, is_train: bool, *, augmentations: list[T.Augmentation | Transform], image_format: str,
+        use_instance_mask: bool = False, instance_mask_format: str = "polygon", recompute_boxes: bool = False,
     ) -> None:
         assert use_instance_mask or not recompute_boxes, "recompute_boxes needs use_instance_mask"
         self.is_train = is_train

@@ -16,20 +16,6 @@ from detectron2.utils.file_io import PathManager
 from . import transforms as T
 from .catalog import MetadataCatalog
 
-__all__ = [
-    "SizeMismatchError",
-    "annotations_to_instances",
-    "build_augmentation",
-    "check_image_size",
-    "check_metadata_consistency",
-    "convert_PIL_to_numpy",
-    "convert_image_to_rgb",
-    "filter_empty_instances",
-    "gen_crop_transform_with_instance",
-    "read_image",
-    "transform_instance_annotations",
-]
-
 
 class SizeMismatchError(ValueError):
     """An image has another size than its annotations say."""
@@ -168,10 +154,7 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
 
 
 def filter_empty_instances(
-    instances: Instances,
-    by_box: bool = True,
-    by_mask: bool = True,
-    box_threshold: float = 1e-5,
+    instances: Instances, by_box: bool = True, by_mask: bool = True, box_threshold: float = 1e-5,
     return_mask: bool = False,
 ) -> Instances | tuple[Instances, torch.Tensor]:
     """Drop instances with a box narrower than ``box_threshold`` pixels or with an empty mask.
@@ -194,13 +177,13 @@ def gen_crop_transform_with_instance(
     """A random crop of ``crop_size`` (height, width) that holds the centre of the annotation's box.
 
     Raises:
-        AssertionError: the crop is larger than the image, or the centre lies outside it.
+        AssertionError: the crop is larger than the image, or the centre lies beyond it.
     """
     crop_size, image_size = np.asarray(crop_size, dtype=np.int32), np.asarray(image_size, dtype=np.int32)
     x0, y0, x1, y1 = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
     center = np.array([(y0 + y1) * 0.5, (x0 + x1) * 0.5])
     assert (image_size >= crop_size).all(), f"Crop size {crop_size} is larger than image size {image_size}!"
-    assert ((center >= 0) & (image_size >= center)).all(), "The annotation bounding box is outside of the image!"
+    assert (image_size >= center).all(), "The annotation bounding box is outside of the image!"
     low = np.maximum(np.floor(center).astype(np.int32) - crop_size, 0)
     high = np.minimum(np.ceil(center).astype(np.int32), image_size - crop_size)
     y = np.random.randint(low[0], high[0] + 1)

@@ -22,6 +22,7 @@ from detectron2.utils.logger import create_small_table
 
 from .evaluator import DatasetEvaluator
 
+logger = logging.getLogger(__name__)
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -40,26 +41,17 @@ class COCOEvaluator(DatasetEvaluator):
     """
 
     def __init__(
-        self,
-        dataset_name: str,
-        tasks: tuple[str, ...] | None = None,
-        distributed: bool = True,
-        output_dir: str | None = None,
-        *,
-        max_dets_per_image: int | None = None,
-        use_fast_impl: bool = True,
+        self, dataset_name: str, tasks: tuple[str, ...] | None = None, distributed: bool = True,
+        output_dir: str | None = None, *, max_dets_per_image: int | None = None, use_fast_impl: bool = True,
         allow_cached_coco: bool = True,
     ) -> None:
-        self._logger = logging.getLogger(__name__)
-        self._distributed = distributed
-        self._output_dir = output_dir
-        self._tasks = tasks
+        self._tasks, self._distributed, self._output_dir = tasks, distributed, output_dir
         self._max_dets = [1, 10, 100 if max_dets_per_image is None else max_dets_per_image]
         self._metadata = MetadataCatalog.get(dataset_name)
         if self._metadata.get("json_file") is None:
             if output_dir is None:
                 raise ValueError(f"'{dataset_name}' has no COCO file: output_dir must be provided to COCOEvaluator")
-            self._logger.info(f"Trying to convert '{dataset_name}' to COCO format ...")
+            logger.info(f"Trying to convert '{dataset_name}' to COCO format ...")
             cache_path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
             self._metadata.json_file = cache_path
             convert_to_coco_json(dataset_name, cache_path, allow_cached=allow_cached_coco)
@@ -90,20 +82,20 @@ class COCOEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return OrderedDict()
         if not predictions:
-            self._logger.warning("[COCOEvaluator] Did not receive valid predictions.")
+            logger.warning("[COCOEvaluator] Did not receive valid predictions.")
             return OrderedDict()
-        self._logger.info("Preparing results for COCO format ...")
+        logger.info("Preparing results for COCO format ...")
         results = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         tasks = self._tasks or (("bbox", "segm") if any("segmentation" in r for r in results) else ("bbox",))
         self._restore_category_ids(results)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
-            self._logger.info(f"Saving results to {path}")
+            logger.info(f"Saving results to {path}")
             write_json_atomically(path, results)
         if "annotations" not in self._coco_api.dataset:
-            self._logger.info("Annotations are not available for evaluation.")
+            logger.info("Annotations are not available for evaluation.")
             return OrderedDict()
-        self._logger.info("Evaluating predictions with official COCO API...")
+        logger.info("Evaluating predictions with official COCO API...")
         return OrderedDict((task, self._evaluate_task(task, results, img_ids)) for task in sorted(tasks))
 
     def _restore_category_ids(self, results: list[dict]) -> None:
@@ -123,7 +115,7 @@ class COCOEvaluator(DatasetEvaluator):
     def _evaluate_task(self, task: str, results: list[dict], img_ids: list[int] | None) -> dict[str, float]:
         assert task in ("bbox", "segm"), f"Got unknown task: {task}!"
         if not results:
-            self._logger.warning("No predictions from the model!")
+            logger.warning("No predictions from the model!")
             return dict.fromkeys(METRICS, float("nan"))
         results = copy.deepcopy(results)  # loadRes writes into them
         if task == "segm":
@@ -136,34 +128,34 @@ class COCOEvaluator(DatasetEvaluator):
             coco_eval.params.imgIds = img_ids
         coco_eval.evaluate()
         coco_eval.accumulate()
-        stats = _summarize(coco_eval)
-        return self._derive_results(task, coco_eval.eval["precision"], stats)
+        return self._derive_results(task, coco_eval.eval["precision"], _summarize(coco_eval))
 
     def _derive_results(self, task: str, precision: np.ndarray, stats: list[float]) -> dict[str, float]:
         """Percentages from COCO's ``stats``, and per class from ``precision`` (IoU, recall, class, area, max dets)."""
         results = {metric: float(s * 100 if s >= 0 else "nan") for metric, s in zip(METRICS, stats)}
-        self._logger.info(f"Evaluation results for {task}: \n" + create_small_table(results))
+        logger.info(f"Evaluation results for {task}: \n" + create_small_table(results))
         if not np.isfinite(list(results.values())).all():
-            self._logger.info("Some metrics cannot be computed and is shown as NaN.")
+            logger.info("Some metrics cannot be computed and is shown as NaN.")
         class_names = self._metadata.get("thing_classes")
         if class_names is None or len(class_names) <= 1:
             return results
         assert len(class_names) == precision.shape[2], f"{len(class_names)} classes, {precision.shape[2]} categories"
-        per_class = {name: _percent(precision[:, :, i, 0, -1]) for i, name in enumerate(class_names)}
+        means = (_mean(precision[:, :, i, 0, -1]) for i in range(len(class_names)))
+        per_class = {name: float(m * 100 if m >= 0 else "nan") for name, m in zip(class_names, means)}
         columns = min(6, len(per_class) * 2)
         flat = list(itertools.chain.from_iterable((name, f"{ap:.3f}") for name, ap in per_class.items()))
         rows = itertools.zip_longest(*[flat[i::columns] for i in range(columns)])
         headers = ["category", "AP"] * (columns // 2)
         table = tabulate(rows, tablefmt="pipe", floatfmt=".3f", headers=headers, numalign="left")
-        self._logger.info(f"Per-category {task} AP: \n{table}")
+        logger.info(f"Per-category {task} AP: \n{table}")
         results.update({f"AP-{name}": ap for name, ap in per_class.items()})
         return results
 
 
-def _percent(values: np.ndarray) -> float:
-    """Mean of what is not -1, in percent."""
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is not -1; where there is nothing, -1."""
     values = values[values > -1]
-    return float(values.mean() * 100) if values.size else float("nan")
+    return float(values.mean()) if values.size else -1.0
 
 
 def _summarize(coco_eval: COCOeval) -> list[float]:
@@ -178,8 +170,7 @@ def _summarize(coco_eval: COCOeval) -> list[float]:
         values = coco_eval.eval[kind][..., area, dets]
         if iou is not None:
             values = values[np.isclose(p.iouThrs, iou)]
-        values = values[values > -1]
-        stats.append(float(values.mean()) if values.size else -1.0)
+        stats.append(_mean(values))
         title = " Average Precision  (AP)" if kind == "precision" else " Average Recall     (AR)"
         thresholds = f"{p.iouThrs[0]:0.2f}:{p.iouThrs[-1]:0.2f}" if iou is None else f"{iou:0.2f}"
         shown = f"IoU={thresholds:<9} | area={areas[area]:>6s} | maxDets={p.maxDets[dets]:>3d}"

@@ -98,9 +98,7 @@ class _Stopwatch:
 
 
 def inference_on_dataset(
-    model: Callable,
-    data_loader,
-    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
+    model: Callable, data_loader, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
     callbacks: Mapping[str, Callable[[], None]] | None = None,
 ):
     """Run ``model`` (a module in eval mode) over ``data_loader``, which has a length, and evaluate; logs the speed.

@@ -6,8 +6,6 @@ import colorsys
 
 import numpy as np
 
-__all__ = ["colormap", "random_color"]
-
 # Hues a golden angle apart: neighbours differ most, whatever the number; every third one darker, every third paler.
 _COLORS = np.array(
     [colorsys.hsv_to_rgb(i * 0.618034 % 1, (0.95, 0.9, 0.55)[i % 3], (0.95, 0.6, 1.0)[i % 3]) for i in range(74)],

@@ -10,11 +10,9 @@ import pycocotools.mask as mask_util
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
+from detectron2.structures import Boxes, BoxMode, Instances, polygons_to_bitmask
 
 from .colormap import random_color
-
-__all__ = ["ColorMode", "VisImage", "Visualizer"]
 
 _SHORT_NAMES = {"r": "red", "g": "green", "b": "blue", "w": "white", "k": "black", "y": "yellow", "c": "cyan"}
 _SHIFT = 4  # fractional bits of coordinates handed to OpenCV
@@ -37,12 +35,11 @@ def _to_rgb(color) -> tuple[float, float, float]:
 
 
 class VisImage:
-    """The picture in the making: ``img`` is uint8 RGB (H * scale, W * scale, 3)."""
+    """The picture in the making, ``scale`` times as large as ``img``."""
 
     def __init__(self, img: np.ndarray, scale: float = 1.0) -> None:
         self.scale = scale
-        self.height, self.width = img.shape[:2]
-        size = (round(self.width * scale), round(self.height * scale))
+        size = (round(img.shape[1] * scale), round(img.shape[0] * scale))
         self.img = cv2.resize(np.ascontiguousarray(img), size) if scale != 1.0 else np.array(img, order="C")
 
     def get_image(self) -> np.ndarray:
@@ -60,29 +57,21 @@ class Visualizer:
     Args:
         img_rgb: (H, W, 3), RGB in 0..255.
         metadata: gives "thing_classes" and "thing_colors".
-        scale: of the output.
-        instance_mode: see `ColorMode`.
-        font_size_scale: of texts.
 
     Colours are names, single letters as in "r", "#rrggbb" or RGB in 0..1. Every draw_... returns the `VisImage`.
     """
 
     def __init__(
-        self,
-        img_rgb: np.ndarray,
-        metadata=None,
-        scale: float = 1.0,
-        instance_mode: ColorMode = ColorMode.IMAGE,
+        self, img_rgb: np.ndarray, metadata=None, scale: float = 1.0, instance_mode: ColorMode = ColorMode.IMAGE,
         font_size_scale: float = 1.0,
     ) -> None:
         self.img = np.asarray(img_rgb).clip(0, 255).astype(np.uint8)
         assert self.img.ndim == 3 and self.img.shape[2] == 3, f"img_rgb must be (H, W, 3), got {self.img.shape}"
-        self.metadata = metadata
+        self.metadata, self._instance_mode = metadata, instance_mode
         self.output = VisImage(self.img, scale)
-        height, width = self.output.img.shape[:2]
-        self._font_size = max(np.sqrt(height * width) // 90, 10) * font_size_scale
-        self._line_width = max(round(np.sqrt(height * width) / 400), 1)
-        self._instance_mode = instance_mode
+        side = np.sqrt(self.output.img[:, :, 0].size)
+        self._font_size = max(side // 90, 10) * font_size_scale
+        self._line_width = max(round(side / 300), 1)
 
     def get_output(self) -> VisImage:
         """The picture so far."""
@@ -91,26 +80,24 @@ class Visualizer:
     def draw_instance_predictions(self, predictions: Instances) -> VisImage:
         """Draw "pred_boxes", "pred_classes", "scores" and "pred_masks", what there is of them."""
         fields = predictions.to(torch.device("cpu")).get_fields()
-        classes = fields["pred_classes"].tolist() if "pred_classes" in fields else None
-        scores = fields["scores"].tolist() if "scores" in fields else None
+        classes, scores = (fields[k].tolist() if k in fields else None for k in ("pred_classes", "scores"))
         masks = fields.get("pred_masks")
         if self._instance_mode == ColorMode.IMAGE_BW:
-            covered = None if masks is None or len(masks) == 0 else np.asarray(torch.as_tensor(masks).any(dim=0))
-            self._fade_background(covered)
-        alpha = 0.3 if self._instance_mode == ColorMode.IMAGE_BW else 0.5
+            covered = masks.any(dim=0).numpy() if masks is not None else np.zeros(self.img.shape[:2], dtype=bool)
+            grey = self.img.mean(axis=2, keepdims=True).astype(np.uint8)
+            self.output = VisImage(np.where(covered[:, :, None], self.img, grey), self.output.scale)
         return self.overlay_instances(
             boxes=fields.get("pred_boxes"),
             labels=self._labels(classes, scores, [False] * len(predictions)),
             masks=masks,
             assigned_colors=self._class_colors(classes),
-            alpha=0.8 if self._instance_mode == ColorMode.SEGMENTATION else alpha,
+            alpha=0.8 if self._instance_mode == ColorMode.SEGMENTATION else 0.5,
         )
 
     def draw_dataset_dict(self, dic: dict) -> VisImage:
         """Draw the "annotations" of a dataset dict: boxes, segmentations, class names, crowds marked."""
         annos = dic.get("annotations") or []
-        height, width = self.img.shape[:2]
-        masks = [self._to_mask(a["segmentation"], height, width) for a in annos if a.get("segmentation") is not None]
+        masks = [a["segmentation"] for a in annos if a.get("segmentation") is not None]
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
         classes = [a["category_id"] for a in annos]
         return self.overlay_instances(
@@ -123,43 +110,32 @@ class Visualizer:
     def overlay_instances(
         self, *, boxes=None, labels: list[str] | None = None, masks=None, assigned_colors=None, alpha: float = 0.5
     ) -> VisImage:
-        """Draw N instances, large ones first.
+        """Draw N instances, large ones first; AssertionError where the numbers of what is given differ.
 
         Args:
             boxes: `Boxes` or (N, 4) XYXY.
-            labels: texts.
             masks: `BitMasks`, `PolygonMasks`, a bool (N, H, W), or a list of masks (H, W), RLEs or lists of polygons.
             assigned_colors: by default random ones.
-            alpha: opacity of masks.
-
-        Raises:
-            AssertionError: the numbers of boxes, labels, masks and colours differ.
         """
-        height, width = self.img.shape[:2]
         if boxes is not None:
             boxes = np.asarray(boxes.tensor if isinstance(boxes, Boxes) else boxes, dtype=np.float64).reshape(-1, 4)
-        if masks is not None:
-            masks = masks.polygons if isinstance(masks, PolygonMasks) else masks
-            masks = [self._to_mask(m, height, width) for m in (masks.tensor if isinstance(masks, BitMasks) else masks)]
+        masks = None if masks is None else [self._to_mask(m) for m in masks]
         counts = {len(x) for x in (boxes, labels, masks, assigned_colors) if x is not None}
         assert len(counts) <= 1, f"boxes, labels, masks and colours have different numbers: {sorted(counts)}"
         count = counts.pop() if counts else 0
-        colors = assigned_colors or [random_color(rgb=True, maximum=1) for _ in range(count)]
-        if boxes is not None:
-            order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
-        else:
-            order = np.argsort([-m.sum() for m in masks] if masks is not None else np.zeros(count), kind="stable")
+        if assigned_colors is None:
+            assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(count)]
+        sizes = np.zeros(count) if masks is None else np.array([m.sum() for m in masks])
+        sizes = sizes if boxes is None else np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        order = np.argsort(-sizes, kind="stable")
         for i in order:
             if masks is not None:
-                self.draw_binary_mask(masks[i], color=colors[i], alpha=alpha, area_threshold=0)
+                text = labels[i] if labels is not None and boxes is None else None
+                self.draw_binary_mask(masks[i], assigned_colors[i], text=text, alpha=alpha, area_threshold=0)
             if boxes is not None:
-                self.draw_box(boxes[i], edge_color=colors[i])
-        for i in order if labels is not None else ():  # last, so that nothing covers them
-            if boxes is not None:
-                self.draw_text(labels[i], boxes[i][:2], color=colors[i], horizontal_alignment="left")
-            elif masks is not None and masks[i].any():
-                y, x = np.median(masks[i].nonzero(), axis=1)
-                self.draw_text(labels[i], (x, y), color=colors[i])
+                self.draw_box(boxes[i], edge_color=assigned_colors[i])
+        for i in order if labels is not None and boxes is not None else ():  # last, so that nothing covers them
+            self.draw_text(labels[i], boxes[i][:2], color=assigned_colors[i], horizontal_alignment="left")
         return self.output
 
     def draw_box(self, box_coord, alpha: float = 0.5, edge_color="g") -> VisImage:
@@ -174,13 +150,7 @@ class Visualizer:
         return self._blend([segment], color if edge_color is None else edge_color, 1.0, outline=True)
 
     def draw_binary_mask(
-        self,
-        binary_mask: np.ndarray,
-        color=None,
-        *,
-        edge_color=None,
-        text: str | None = None,
-        alpha: float = 0.5,
+        self, binary_mask: np.ndarray, color=None, *, edge_color=None, text: str | None = None, alpha: float = 0.5,
         area_threshold: float = 10,
     ) -> VisImage:
         """Tint the pixels of a mask (H, W), holes left free, and draw its outline; smaller parts are left out."""
@@ -210,9 +180,7 @@ class Visualizer:
         x -= {"left": 0, "center": (right - left) / 2, "right": right - left}[horizontal_alignment]
         x, y = max(min(x, image.width - right), 0), max(min(y, image.height - bottom), 0)
         draw.rectangle((x + left - 1, y + top - 1, x + right + 1, y + bottom + 1), fill=(0, 0, 0, 180))
-        bright = np.maximum(_to_rgb(color), 0.2)
-        bright = bright + (1 - bright) * 0.3
-        draw.text((x, y), text, fill=tuple(int(c * 255) for c in bright), font=font)
+        draw.text((x, y), text, fill=tuple(int(128 + c * 127) for c in _to_rgb(color)), font=font)  # readable on dark
         self.output.img = np.array(image)
         return self.output
 
@@ -230,17 +198,10 @@ class Visualizer:
         canvas[hit] = np.round(canvas[hit] * (1 - alpha) + rgb * alpha).astype(np.uint8)
         return self.output
 
-    def _fade_background(self, covered: np.ndarray | None) -> None:
-        """Make the picture grey, apart from what the mask (H, W) covers."""
-        grey = np.repeat(self.img.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
-        faded = grey if covered is None else np.where(covered[:, :, None], self.img, grey)
-        self.output = VisImage(faded, self.output.scale)
-
-    @staticmethod
-    def _to_mask(mask, height: int, width: int) -> np.ndarray:
+    def _to_mask(self, mask) -> np.ndarray:
         """A mask, RLE or list of polygons as bool (H, W)."""
         if isinstance(mask, list):
-            return polygons_to_bitmask([np.asarray(p).reshape(-1) for p in mask], height, width)
+            return polygons_to_bitmask([np.asarray(p).reshape(-1) for p in mask], *self.img.shape[:2])
         return (mask_util.decode(mask) if isinstance(mask, dict) else np.asarray(mask)).astype(bool)
 
     def _class_colors(self, classes: list[int] | None) -> list | None:
@@ -254,9 +215,6 @@ class Visualizer:
         if classes is None and scores is None:
             return None
         names = self.metadata.get("thing_classes") if self.metadata is not None else None
-        parts = []
-        if classes is not None:
-            parts.append([names[i] if names else str(i) for i in classes])
-        if scores is not None:
-            parts.append([f"{s * 100:.0f}%" for s in scores])
-        return [" ".join(words) + ("|crowd" if crowd else "") for *words, crowd in zip(*parts, crowds)]
+        classes = [""] * len(crowds) if classes is None else [f"{names[i] if names else i}" for i in classes]
+        scores = [""] * len(crowds) if scores is None else [f"{s * 100:.0f}%" for s in scores]
+        return [f"{c} {s}".strip() + "|crowd" * bool(crowd) for c, s, crowd in zip(classes, scores, crowds)]

@@ -19,8 +19,6 @@ from detectron2.utils.file_io import PathManager
 
 from ..catalog import DatasetCatalog, MetadataCatalog
 
-__all__ = ["convert_to_coco_dict", "convert_to_coco_json", "load_coco_json", "register_coco_instances"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -45,10 +43,7 @@ def _valid_segmentation(segm: list | dict) -> list | dict | None:
 
 
 def load_coco_json(
-    json_file: str,
-    image_root: str,
-    dataset_name: str | None = None,
-    extra_annotation_keys: list[str] | None = None,
+    json_file: str, image_root: str, dataset_name: str | None = None, extra_annotation_keys: list[str] | None = None
 ) -> list[dict]:
     """Read a COCO instance file; images are not opened.
 
@@ -179,17 +174,9 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
             category = {"category_id": to_original.get(a["category_id"], a["category_id"])}
             annotations.append({**ids, **_to_coco_annotation(a), **category})
     logger.info(f"Conversion finished, #images: {len(images)}, #annotations: {len(annotations)}")
-    info = {
-        "date_created": str(datetime.datetime.now()),
-        "description": "Automatically generated COCO json file for Detectron2.",
-    }
-    return {
-        "info": info,
-        "images": images,
-        "categories": categories,
-        "licenses": None,
-        "annotations": annotations,
-    }
+    description = "Automatically generated COCO json file for Detectron2."
+    info = {"date_created": str(datetime.datetime.now()), "description": description}
+    return {"info": info, "images": images, "categories": categories, "licenses": None, "annotations": annotations}
 
 
 def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:

@@ -70,12 +70,8 @@ class RandomSubsetTrainingSampler(TrainingSampler):
     """Like `TrainingSampler`, of ``int(size * subset_ratio)`` elements that ``seed_subset`` picks once."""
 
     def __init__(
-        self,
-        size: int,
-        subset_ratio: float,
-        shuffle: bool = True,
-        seed_shuffle: int | None = None,
-        seed_subset: int | None = None,
+        self, size: int, subset_ratio: float, shuffle: bool = True,
+        seed_shuffle: int | None = None, seed_subset: int | None = None,
     ) -> None:
         super().__init__(size, shuffle, seed_shuffle)
         if not 0 < subset_ratio <= 1 or int(size * subset_ratio) == 0:

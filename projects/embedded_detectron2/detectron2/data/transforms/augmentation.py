@@ -7,8 +7,6 @@ import inspect
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
-__all__ = ["AugInput", "Augmentation", "AugmentationList", "apply_augmentations"]
-
 
 class Augmentation:
     """Base class: a subclass defines ``get_transform(self, image, ...)``, whose arguments name attributes of the input.

@@ -10,8 +10,6 @@ from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTrans
 from .augmentation import Augmentation
 from .transform import BILINEAR, ResizeTransform
 
-__all__ = ["RandomCrop", "RandomFlip", "Resize", "ResizeShortestEdge"]
-
 
 class RandomFlip(Augmentation):
     """Flip with probability ``prob``, either horizontally or vertically."""
@@ -52,11 +50,8 @@ class ResizeShortestEdge(Augmentation):
     """
 
     def __init__(
-        self,
-        short_edge_length: list[int] | tuple[int, ...] | int,
-        max_size: int = sys.maxsize,
-        sample_style: str = "range",
-        interp: int = BILINEAR,
+        self, short_edge_length: list[int] | tuple[int, ...] | int, max_size: int = sys.maxsize,
+        sample_style: str = "range", interp: int = BILINEAR,
     ) -> None:
         assert sample_style in ("range", "choice"), f"sample_style is 'range' or 'choice', got {sample_style!r}"
         if isinstance(short_edge_length, int):
