@@ -61,10 +61,11 @@ def test_layout_and_colors(folder):
         prediction(folder, 0, 0.9),
         prediction(folder, 1, 0.8, category_id=3),  # right place, wrong class
         prediction(folder, 2, 0.4),  # below the threshold
+        prediction(folder, 3, 0.6, bbox=[2, 22, 22, 16]),  # a second one of the same object, its left part
         prediction(folder, 3, 0.7),
-        prediction(folder, 3, 0.6),  # a second one of the same object
     ]
-    del found[3]["segmentation"]  # a detector without masks
+    for one in found[3:]:
+        del one["segmentation"]  # a detector without masks
     picture = sheet(folder, found)
     assert picture.shape == (2 * (BAR + TILE + GAP), 3 * (TILE + 2 * GAP), 3)
     ground = pixel(picture, 0, 1, 20, 20)
@@ -74,7 +75,9 @@ def test_layout_and_colors(folder):
     assert pixel(picture, 0, 2, 5, 5) == first
     assert np.ptp(pixel(picture, 0, 2, 35, 5)) == 0 and pixel(picture, 0, 2, 35, 5) != ground
     assert pixel(picture, 1, 2, 5, 5) == ground
-    assert np.ptp(pixel(picture, 1, 2, 35, 5)) > 20  # the second one is drawn in grey over the first
+    # the better one has the true one's colour, the other is drawn over it in grey
+    assert pixel(picture, 1, 2, 35, 30) == pixel(picture, 1, 1, 35, 30)
+    assert 20 < np.ptp(pixel(picture, 1, 2, 35, 5)) < 0.7 * np.ptp(pixel(picture, 1, 1, 35, 5))
     assert (picture[:BAR, :TILE] < 128).any()  # a caption
 
 
@@ -82,6 +85,12 @@ def test_fewer_images_and_no_predictions(folder):
     picture = sheet(folder, [], num_images=1)
     assert picture.shape[0] == BAR + TILE + GAP
     assert pixel(picture, 0, 2, 5, 5) == [180 // 2 + 48] * 3
+
+
+def test_unreadable_image_is_left_out(folder):
+    path = folder / "images" / "0.png"
+    path.write_bytes(path.read_bytes()[:50])
+    assert sheet(folder, []).shape[0] == BAR + TILE + GAP
 
 
 def test_dark_image_is_shown_brighter(folder):

@@ -75,23 +75,32 @@ def guard(batches: Iterable[list[dict]], skip_bad: bool) -> Iterator[list[dict]]
         InputError: unless `skip_bad`: the first image that can't be read. With `skip_bad` it is named in one warning.
     """
     skipped: set[str] = set()
-    for batch in batches:
-        for sample in batch:
-            faults = sample.pop(_SKIPPED, {})
-            if _UNREADABLE in sample:
-                faults = {**faults, sample["file_name"]: sample[_UNREADABLE]}
-            for file_name, fault in faults.items():
-                if not skip_bad:
-                    hint = "DATALOADER.SKIP_BAD_IMAGES True leaves such images out"
-                    raise InputError(f"Can't read image {file_name}: {fault} ({hint})")
-                if file_name not in skipped:
-                    skipped.add(file_name)
-                    logging.getLogger(__name__).warning(
-                        "Skipping image %s, which can't be read: %s (%d skipped so far)", file_name, fault, len(skipped)
-                    )
-        batch = [sample for sample in batch if _UNREADABLE not in sample]
-        if batch:
-            yield batch
+    try:
+        for batch in batches:
+            for sample in batch:
+                faults = sample.pop(_SKIPPED, {})
+                if _UNREADABLE in sample:
+                    faults = {**faults, sample["file_name"]: sample[_UNREADABLE]}
+                _report(faults, skip_bad, skipped)
+            batch = [sample for sample in batch if _UNREADABLE not in sample]
+            if batch:
+                yield batch
+    finally:
+        # Stops a DataLoader's workers here and now. Else the error's traceback would keep them until they are collected
+        # as part of a reference cycle, where PyTorch waits for five seconds for each before it ends them by force.
+        del batches
+
+
+def _report(faults: dict[str, str], skip_bad: bool, skipped: set[str]) -> None:
+    for file_name, fault in faults.items():
+        if not skip_bad:
+            hint = "DATALOADER.SKIP_BAD_IMAGES True leaves such images out"
+            raise InputError(f"Can't read image {file_name}: {fault} ({hint})")
+        if file_name not in skipped:
+            skipped.add(file_name)
+            logging.getLogger(__name__).warning(
+                "Skipping image %s, which can't be read: %s (%d skipped so far)", file_name, fault, len(skipped)
+            )
 
 
 class GuardedLoader:

@@ -36,8 +36,7 @@ _SIDES = (0, 4, 3)  # of each class; 0: round
 _DIAMETER = (16.0, 44.0)  # of the disc whose area the object has, pixels: a triangle of 44 has sides of 59
 _MIN_OBJECTS = 4
 _MAX_OBJECTS = 9
-_MIN_VISIBLE = 0.2  # of the object's own area, also counting what lies outside of the image
-_MIN_PIXELS = 40
+_MIN_VISIBLE = 0.2  # of the object's whole area, what lies outside of the image too: never below 40 pixels
 _ROW, _COL = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5  # pixel centres
 
 
@@ -139,7 +138,7 @@ def _drop_hidden(shapes: list[_Shape]) -> tuple[list[_Shape], list[np.ndarray], 
         for i, distance in enumerate(distances):
             owner[distance < 0] = i
         seen = np.bincount(owner[owner >= 0], minlength=len(shapes))
-        wanted = np.array([max(_MIN_PIXELS, _MIN_VISIBLE * shape.area) for shape in shapes])
+        wanted = np.array([_MIN_VISIBLE * shape.area for shape in shapes])
         worst = int(np.argmin(seen / wanted))
         if seen[worst] >= wanted[worst]:
             return shapes, distances, owner
