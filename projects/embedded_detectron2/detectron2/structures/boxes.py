@@ -39,7 +39,8 @@ class BoxMode(IntEnum):
         if isinstance(box, (list, tuple)):
             if len(box) != 4:
                 raise ValueError(f"a box has 4 numbers, got {len(box)}: {box}")
-            values = torch.tensor(box, dtype=torch.float64)[None]
+            # float32 as the real one makes of floats; of integers it would cut what resizing leaves behind the point
+            values = torch.tensor(box, dtype=torch.float32)[None]
         else:
             values = torch.as_tensor(box).clone()
         modes = (BoxMode(from_mode), BoxMode(to_mode))

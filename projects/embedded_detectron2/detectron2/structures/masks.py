@@ -111,6 +111,8 @@ class PolygonMasks:
     def __init__(self, polygons: list[list[torch.Tensor | np.ndarray]]) -> None:
         if not isinstance(polygons, list):
             raise ValueError(f"polygons must be a list of lists of arrays, got {type(polygons).__name__}")
+        if not all(isinstance(instance, list) for instance in polygons):
+            raise ValueError("each instance must be a list of polygons, one of them is not")
         self.polygons = [[self._checked(p, i) for p in instance] for i, instance in enumerate(polygons)]
 
     @staticmethod
