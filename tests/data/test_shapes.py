@@ -55,6 +55,16 @@ def test_masks_are_visible_parts(drawn):
         assert masks.sum(axis=(1, 2)).min() >= 40
 
 
+def test_what_is_hardly_seen_is_not_drawn():
+    color = np.zeros(3)
+    for offset, kept in ((0, 1), (19, 1), (20, 2)):  # 0%, 17% and 22% of the small disc are seen
+        behind = shapes._Shape(0, 64.0 + offset, 64.0, 10.0, 0.0, color)
+        before = shapes._Shape(0, 64.0, 64.0, 25.0, 0.0, color)
+        left, distances, owner = shapes._drop_hidden([behind, before])
+        assert len(left) == len(distances) == kept and left[-1] is before
+        assert set(np.unique(owner)) == {-1, *range(kept)}
+
+
 def test_area_and_color_say_nothing_about_the_class(drawn):
     area, color = {0: [], 1: [], 2: []}, {0: [], 1: [], 2: []}
     for image, objects in drawn:
