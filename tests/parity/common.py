@@ -149,8 +149,8 @@ class Comparison:
         self.worst = 0.0
         self.worst_at = ""
 
-    def floats(self, got: list[float], want: list[float], at: str) -> None:
-        """Relative to each number, or to 1 % of the largest of its array where that is more (cancellation)."""
+    def floats(self, got: list[float], want: list[float], at: str, floor: float = 0.01) -> None:
+        """Relative to each number, or to ``floor`` times the largest of its array where that is more (cancellation)."""
         g, w = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
         special = ~np.isfinite(w)
         if not np.array_equal(special, ~np.isfinite(g)) or not np.array_equal(g[special], w[special], equal_nan=True):
@@ -159,7 +159,7 @@ class Comparison:
         g, w = g[~special], w[~special]
         if not w.size:
             return
-        scale = np.maximum(np.abs(w), 0.01 * np.abs(w).max())
+        scale = np.maximum(np.abs(w), floor * np.abs(w).max())
         error = np.abs(g - w) / np.maximum(scale, 1e-12)
         i = int(error.argmax())
         if error[i] > self.worst:
@@ -181,8 +181,8 @@ class Comparison:
                     return self
                 for key in ("mean", "rms", "min", "max"):
                     if key in want:  # the mean may cancel: it counts relative to the root mean square
-                        self.floats([got[key], got["rms"]], [want[key], want["rms"]], f"{at}.{key}")
-                self.floats(got["values"], want["values"], at)
+                        self.floats([got[key], got["rms"]], [want[key], want["rms"]], f"{at}.{key}", floor=0.1)
+                self.floats(got["values"], want["values"], at, floor=0.1)
                 return self
             for key in want:
                 if key in got:

@@ -65,7 +65,7 @@ def _ours(thing: Any) -> bool:
 
 
 def describe(thing: Any) -> dict:
-    """Kind of a public thing, its signature, for a class its public methods and other attributes."""
+    """Kind of a public thing, its signature, for a class its public methods, attributes and foreign bases."""
     if isinstance(thing, type):
         owners = [c for c in thing.__mro__ if _ours(c)]
         members: dict[str, Any] = {}
@@ -80,7 +80,9 @@ def describe(thing: Any) -> dict:
                     attributes.append(name)
             else:
                 attributes.append(name)
-        return {"kind": "class", "methods": methods, "attributes": attributes}
+        others = [c for c in thing.__mro__ if not _ours(c) and c.__module__ not in ("builtins", "typing", "abc")]
+        bases = [f"{c.__module__}.{c.__qualname__}" for c in others]
+        return {"kind": "class", "methods": methods, "attributes": attributes, "bases": bases}
     if inspect.ismodule(thing):
         return {"kind": "module"}
     if callable(thing) and _ours(thing) and hasattr(thing, "__name__"):
@@ -113,11 +115,19 @@ def identity(thing: Any, module: str, name: str) -> str:
 
 
 def record() -> dict:
-    """{"exports": {module: {name: identity}}, "things": {identity: description}} of the running detectron2."""
+    """What is recorded of the running detectron2.
+
+    {"exports": {module: {name: identity}}, "things": {identity: description}, "private": {module: [name]}}; of private
+    names only that they exist.
+    """
+    private: dict[str, list[str]] = {}
     exports: dict[str, dict[str, str]] = {}
     things: dict[str, dict] = {}
     for module in modules():
         exports[module] = {}
+        hidden = {n: t for n, t in vars(importlib.import_module(module)).items() if n[0] == "_" and n[:2] != "__"}
+        if own_hidden := sorted(n for n, t in hidden.items() if getattr(t, "__module__", None) == module):
+            private[module] = own_hidden
         for name, thing in public_names(module).items():
             key = identity(thing, module, name)
             own = key.startswith("detectron2") and (
@@ -126,4 +136,4 @@ def record() -> dict:
             exports[module][name] = key if own else ""
             if own and _ours(thing) and key not in things:
                 things[key] = describe(thing)
-    return {"exports": exports, "things": things}
+    return {"exports": exports, "things": things, "private": private}

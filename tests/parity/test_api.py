@@ -17,7 +17,7 @@ from .signatures import SIGNATURES, describe, identity, public_names
 from .usage import python_files, used_names
 
 GOLDEN = json.loads(SIGNATURES.read_text())
-EXPORTS, THINGS = GOLDEN["exports"], GOLDEN["things"]
+EXPORTS, THINGS, PRIVATE = GOLDEN["exports"], GOLDEN["things"], GOLDEN["private"]
 
 # Parameters of the real one that the embedded one leaves out, and why. "Owner.method" or "function": {parameter: why}.
 NO_KEYPOINTS = "keypoints are not in the embedded one"
@@ -84,7 +84,7 @@ def recorded(name: str) -> str | None:
     module, rest = parts[0], parts[1:]
     while rest:
         child = f"{module}.{rest[0]}"
-        if rest[0].startswith("__"):
+        if rest[0].startswith("__") or rest[0] in PRIVATE.get(module, ()):
             return None
         if rest[0] not in EXPORTS[module]:
             if child not in EXPORTS:
@@ -98,7 +98,8 @@ def recorded(name: str) -> str | None:
         thing = THINGS.get(key)
         if len(rest) > 1 and thing and thing["kind"] == "class":
             known = set(thing["methods"]) | set(thing["attributes"])
-            if rest[1] not in known and not rest[1].startswith("__"):
+            inherited = any(hasattr(resolve(base), rest[1]) for base in thing["bases"])
+            if rest[1] not in known and not inherited and not rest[1].startswith("__"):
                 return f"{key} of the real Detectron2 has no {rest[1]}"
         return None
     return None
