@@ -1,60 +1,12 @@
 """Networks: backbones, proposal generators, ROI heads and the meta-architectures that join them."""
+# ruff: noqa: F401, I001 (re-exports, several a line)
 
 from .anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
-from .backbone import (
-    BACKBONE_REGISTRY,
-    FPN,
-    Backbone,
-    ResNet,
-    ResNetBlockBase,
-    build_backbone,
-    build_resnet_backbone,
-    make_stage,
-)
+from .backbone import BACKBONE_REGISTRY, Backbone, FPN, ResNet, ResNetBlockBase, build_backbone
+from .backbone import build_resnet_backbone, make_stage
 from .meta_arch import META_ARCH_REGISTRY, GeneralizedRCNN, ProposalNetwork, build_model
 from .postprocessing import detector_postprocess
 from .proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY, build_proposal_generator, build_rpn_head
-from .roi_heads import (
-    ROI_BOX_HEAD_REGISTRY,
-    ROI_HEADS_REGISTRY,
-    ROI_MASK_HEAD_REGISTRY,
-    BaseMaskRCNNHead,
-    FastRCNNOutputLayers,
-    ROIHeads,
-    StandardROIHeads,
-    build_box_head,
-    build_mask_head,
-    build_roi_heads,
-)
-
-__all__ = [
-    "ANCHOR_GENERATOR_REGISTRY",
-    "BACKBONE_REGISTRY",
-    "FPN",
-    "META_ARCH_REGISTRY",
-    "PROPOSAL_GENERATOR_REGISTRY",
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "ROI_MASK_HEAD_REGISTRY",
-    "RPN_HEAD_REGISTRY",
-    "Backbone",
-    "BaseMaskRCNNHead",
-    "FastRCNNOutputLayers",
-    "GeneralizedRCNN",
-    "ProposalNetwork",
-    "ROIHeads",
-    "ResNet",
-    "ResNetBlockBase",
-    "StandardROIHeads",
-    "build_anchor_generator",
-    "build_backbone",
-    "build_box_head",
-    "build_mask_head",
-    "build_model",
-    "build_proposal_generator",
-    "build_resnet_backbone",
-    "build_roi_heads",
-    "build_rpn_head",
-    "detector_postprocess",
-    "make_stage",
-]
+from .roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
+from .roi_heads import BaseMaskRCNNHead, FastRCNNOutputLayers, ROIHeads, StandardROIHeads
+from .roi_heads import build_box_head, build_mask_head, build_roi_heads

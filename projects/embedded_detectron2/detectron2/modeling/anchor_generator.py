@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -13,8 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes
 from detectron2.utils.registry import Registry
 
-ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
-ANCHOR_GENERATOR_REGISTRY.__doc__ = "Callables ``(cfg, input_shape: list[ShapeSpec])`` that give a generator."
+ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")  # (cfg, list[ShapeSpec]) -> like DefaultAnchorGenerator
 
 
 class BufferList(nn.Module):
@@ -28,19 +26,16 @@ class BufferList(nn.Module):
     def __len__(self) -> int:
         return len(self._buffers)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    def __iter__(self):
         return iter(self._buffers.values())
 
 
 def _per_level(values: list, num_levels: int, name: str) -> list[list[float]]:
     """One list a feature map out of one for all (flat, or nested with a single entry)."""
-    if not values or not isinstance(values[0], (list, tuple)):
-        values = [values]
-    if len(values) == 1:
-        values = list(values) * num_levels
-    if len(values) != num_levels:
+    values = list(values) if values and isinstance(values[0], (list, tuple)) else [values]
+    if len(values) not in (1, num_levels):
         raise AssertionError(f"anchor {name} are given for {len(values)} feature maps, there are {num_levels}")
-    return values
+    return values if len(values) == num_levels else values * num_levels
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
@@ -70,22 +65,16 @@ class DefaultAnchorGenerator(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]) -> dict:
         """Arguments out of ``cfg.MODEL.ANCHOR_GENERATOR``."""
-        return {
-            "sizes": cfg.MODEL.ANCHOR_GENERATOR.SIZES,
-            "aspect_ratios": cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS,
-            "strides": [shape.stride for shape in input_shape],
-            "offset": cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
-        }
-
-    @property
-    def num_cell_anchors(self) -> list[int]:
-        """The same as ``num_anchors``."""
-        return self.num_anchors
+        options, strides = cfg.MODEL.ANCHOR_GENERATOR, [shape.stride for shape in input_shape]
+        ratios = options.ASPECT_RATIOS
+        return {"sizes": options.SIZES, "aspect_ratios": ratios, "strides": strides, "offset": options.OFFSET}
 
     @property
     def num_anchors(self) -> list[int]:
         """Anchors a pixel, for each feature map."""
         return [len(cell) for cell in self.cell_anchors]
+
+    num_cell_anchors = num_anchors
 
     def generate_cell_anchors(self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)) -> torch.Tensor:
         """The anchors around (0, 0), XYXY, (sizes * ratios, 4): all ratios of the first size, then of the next."""
@@ -102,7 +91,7 @@ class DefaultAnchorGenerator(nn.Module):
         anchors = []
         for feature, stride, cell in zip(features, self.strides, self.cell_anchors):
             y, x = ((torch.arange(n, device=cell.device) + self.offset) * stride for n in feature.shape[-2:])
-            x, y = x.to(cell.dtype).expand(len(y), -1), y.to(cell.dtype)[:, None].expand(-1, len(x))
+            y, x = torch.meshgrid(y.to(cell.dtype), x.to(cell.dtype), indexing="ij")
             centers = torch.stack((x, y, x, y), dim=-1)
             anchors.append(Boxes((centers[:, :, None] + cell).reshape(-1, 4)))
         return anchors

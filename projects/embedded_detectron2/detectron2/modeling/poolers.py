@@ -18,31 +18,18 @@ def assign_boxes_to_levels(
     box_lists: list[Boxes], min_level: int, max_level: int, canonical_box_size: int, canonical_level: int
 ) -> torch.Tensor:
     """Eq. 1 of the FPN paper: a box of ``canonical_box_size`` pixels belongs to ``canonical_level``, one twice as large
-    to the next, within ``min_level`` to ``max_level``.
-
-    Returns:
-        int64 (M,) for all boxes of all images: level - ``min_level``.
+    to the next, within ``min_level`` to ``max_level``. Gives level - ``min_level``, int64, for all boxes in a row.
     """
     sizes = torch.sqrt(cat([boxes.area() for boxes in box_lists]))
-    # the small number keeps a box that is exactly canonical on its level, and log2(0) finite
+    # the small number keeps log2(0) finite
     levels = torch.floor(canonical_level + torch.log2(sizes / canonical_box_size + 1e-8))
     return levels.clamp(min=min_level, max=max_level).to(torch.int64) - min_level
 
 
 def convert_boxes_to_pooler_format(box_lists: list[Boxes]) -> torch.Tensor:
     """Boxes of N images to (M, 5): index of the image in the batch, XYXY."""
-    boxes = torch.cat([boxes.tensor for boxes in box_lists])
-    counts = torch.tensor([len(b) for b in box_lists], device=boxes.device)
-    images = torch.arange(len(box_lists), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
-    return torch.cat((images.to(boxes.dtype)[:, None], boxes), dim=1)
-
-
-def _level_of(scale: float) -> int:
-    """log2 of the stride 1 / scale."""
-    level = -math.log2(scale)
-    if not math.isclose(level, round(level)):
-        raise AssertionError(f"the stride of a feature map must be a power of 2, got {1 / scale}")
-    return round(level)
+    columns = [torch.cat([b.tensor.new_full((len(b), 1), i), b.tensor], dim=1) for i, b in enumerate(box_lists)]
+    return torch.cat(columns)
 
 
 class ROIPooler(nn.Module):
@@ -60,11 +47,7 @@ class ROIPooler(nn.Module):
         self, output_size, scales, sampling_ratio: int, pooler_type: str, canonical_box_size=224, canonical_level=4
     ) -> None:
         super().__init__()
-        if isinstance(output_size, int):
-            output_size = (output_size, output_size)
-        if len(output_size) != 2:
-            raise AssertionError(f"output_size must be an int or (height, width), got {output_size}")
-        self.output_size = tuple(output_size)
+        self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
         if pooler_type in ("ROIAlign", "ROIAlignV2"):
             aligned = pooler_type == "ROIAlignV2"
             poolers = [ROIAlign(self.output_size, scale, sampling_ratio, aligned=aligned) for scale in scales]
@@ -73,41 +56,31 @@ class ROIPooler(nn.Module):
         else:
             raise ValueError(f"Unknown pooler type: {pooler_type}; wanted ROIAlignV2, ROIAlign or ROIPool")
         self.level_poolers = nn.ModuleList(poolers)
-        levels = [_level_of(scale) for scale in scales]
-        if levels != list(range(levels[0], levels[0] + len(levels))):
-            raise AssertionError(f"the feature maps' strides {[2**n for n in levels]} do not form a pyramid")
-        self.min_level, self.max_level = levels[0], levels[-1]
+        levels = [-math.log2(scale) for scale in scales]
+        self.min_level, self.max_level = round(levels[0]), round(levels[-1])
+        if len(self.output_size) != 2 or levels != list(range(self.min_level, self.min_level + len(levels))):
+            raise AssertionError(f"wanted (h, w) and the scales of a pyramid, got {self.output_size} and {scales}")
         self.canonical_box_size = canonical_box_size
         self.canonical_level = canonical_level
 
     def forward(self, x: list[torch.Tensor], box_lists: list[Boxes]) -> torch.Tensor:
-        """Pool.
-
-        Args:
-            x: feature maps (N, C, H, W), one a scale.
-            box_lists: the boxes of each of the N images, in image pixels.
-
-        Returns:
-            (M, C, *output_size), M boxes of all images.
-        """
-        if not isinstance(x, list) or not isinstance(box_lists, list):
-            raise AssertionError("ROIPooler takes a list of feature maps and a list of Boxes")
-        if len(x) != len(self.level_poolers):
-            raise AssertionError(f"got {len(x)} feature maps, this pooler is for {len(self.level_poolers)}")
+        """Feature maps (N, C, H, W), one a scale, and each image's boxes in image pixels, M in all, to
+        (M, C, *output_size)."""
+        if not isinstance(x, list) or not isinstance(box_lists, list) or len(x) != len(self.level_poolers):
+            raise AssertionError(f"wanted a list of {len(self.level_poolers)} feature maps and a list of Boxes")
         if len(box_lists) != len(x[0]):
             raise AssertionError(f"the feature maps are of {len(x[0])} images, the boxes of {len(box_lists)}")
         rois = convert_boxes_to_pooler_format(box_lists)
         # pooled in the boxes' precision: half precision cannot hold coordinates of large images
         dtype = x[0].dtype
         x = [feature.to(rois.dtype) for feature in x]
-        if len(self.level_poolers) == 1:
+        if len(x) == 1:
             return self.level_poolers[0](x[0], rois).to(dtype)
-        levels = assign_boxes_to_levels(
-            box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
-        )
+        sizes = (self.canonical_box_size, self.canonical_level)
+        levels = assign_boxes_to_levels(box_lists, self.min_level, self.max_level, *sizes)
         pooled = x[0].new_zeros((len(rois), x[0].shape[1], *self.output_size))
         for level, (feature, pooler) in enumerate(zip(x, self.level_poolers)):
             inside = (levels == level).nonzero().flatten()
-            # not skipped when empty: in distributed training every level must take part in the graph
+            # empty levels too: in distributed training every parameter must take part
             pooled.index_put_((inside,), pooler(feature, rois[inside]))
         return pooled.to(dtype)

@@ -10,11 +10,10 @@ __all__ = ["subsample_labels"]
 def subsample_labels(
     labels: torch.Tensor, num_samples: int, positive_fraction: float, bg_label: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw without replacement.
+    """Draw ``num_samples`` (fewer if there are not enough) without replacement.
 
     Args:
         labels: (N,): -1 ignore, ``bg_label`` negative, anything else positive.
-        num_samples: how many to draw; fewer if there are not enough.
         positive_fraction: at most ``int(num_samples * positive_fraction)`` are positive; negatives fill the rest.
 
     Returns:
@@ -23,7 +22,6 @@ def subsample_labels(
     positive = ((labels != -1) & (labels != bg_label)).nonzero().flatten()
     negative = (labels == bg_label).nonzero().flatten()
     num_positive = min(len(positive), int(num_samples * positive_fraction))
-    num_negative = min(len(negative), num_samples - num_positive)
     positive = positive[torch.randperm(len(positive), device=labels.device)[:num_positive]]
-    negative = negative[torch.randperm(len(negative), device=labels.device)[:num_negative]]
+    negative = negative[torch.randperm(len(negative), device=labels.device)[: num_samples - num_positive]]
     return positive, negative

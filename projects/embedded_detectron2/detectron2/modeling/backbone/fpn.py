@@ -22,53 +22,36 @@ class FPN(Backbone):
         in_features: its feature maps to use, fine to coarse, each half as large as the one before.
         out_channels: channels of every level.
         norm: for the convolutions, see ``get_norm``; "" for none (they have a bias then).
-        top_block: makes coarser levels out of the map ``top_block.in_feature``, ``top_block.num_levels`` of them.
+        top_block: makes ``top_block.num_levels`` coarser levels out of the map ``top_block.in_feature``.
         fuse_type: "sum" or "avg" of the lateral and the top-down map.
         square_pad: the input is to be padded to a square of that many pixels; 0: not.
     """
 
     def __init__(
-        self,
-        bottom_up: Backbone,
-        in_features: list[str],
-        out_channels: int,
-        norm="",
-        top_block: nn.Module | None = None,
-        fuse_type: str = "sum",
-        square_pad: int = 0,
-    ) -> None:
+        self, bottom_up: Backbone, in_features: list[str], out_channels: int, norm="",
+        top_block: nn.Module | None = None, fuse_type: str = "sum", square_pad: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        if not in_features:
-            raise AssertionError("FPN needs in_features (MODEL.FPN.IN_FEATURES)")
-        if fuse_type not in ("sum", "avg"):
-            raise AssertionError(f"fuse_type must be 'sum' or 'avg', got {fuse_type!r}")
-        shapes = pick_shapes(bottom_up.output_shape(), in_features, "FPN")
+        if not in_features or fuse_type not in ("sum", "avg"):
+            raise AssertionError(f"FPN needs in_features, got {in_features}, and sum or avg to fuse, got {fuse_type}")
+        shapes = pick_shapes(bottom_up.output_shape(), in_features, "MODEL.FPN.IN_FEATURES")
         strides = [shape.stride for shape in shapes]
         if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
             raise AssertionError(f"each stride must be twice the one before, got {strides} for {list(in_features)}")
-
         levels = [stride.bit_length() - 1 for stride in strides]
         self.lateral_convs, self.output_convs = [], []  # coarse to fine, the order of use
         for level, shape in zip(levels, shapes):
-            for name, in_channels, kernel_size in (("lateral", shape.channels, 1), ("output", out_channels, 3)):
-                conv = Conv2d(
-                    in_channels,
-                    out_channels,
-                    kernel_size=kernel_size,
-                    padding=kernel_size // 2,
-                    bias=norm == "",
-                    norm=get_norm(norm, out_channels),
-                )
+            options = [{"bias": norm == "", "norm": get_norm(norm, out_channels)} for _ in range(2)]
+            lateral = Conv2d(shape.channels, out_channels, kernel_size=1, **options[0])
+            output = Conv2d(out_channels, out_channels, kernel_size=3, padding=1, **options[1])
+            for name, conv, convs in (("lateral", lateral, self.lateral_convs), ("output", output, self.output_convs)):
                 weight_init.c2_xavier_fill(conv)
                 self.add_module(f"fpn_{name}{level}", conv)
-                getattr(self, f"{name}_convs").insert(0, conv)
+                convs.insert(0, conv)
         self.top_block = top_block
         self.in_features = tuple(in_features)
         self.bottom_up = bottom_up
-        self._fuse_type = fuse_type
-        self._square_pad = square_pad
-        self._size_divisibility = strides[-1]
-
+        self._fuse_type, self._square_pad, self._size_divisibility = fuse_type, square_pad, strides[-1]
         if top_block is not None:
             levels += range(levels[-1] + 1, levels[-1] + 1 + top_block.num_levels)
         self._out_features = [f"p{level}" for level in levels]
@@ -88,15 +71,13 @@ class FPN(Backbone):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images (N, C, H, W) to levels by name, fine to coarse."""
         bottom_up = self.bottom_up(x)
-        levels: list[torch.Tensor] = []
-        top_down = None
+        levels, merged = [], None
         for name, lateral, output in zip(reversed(self.in_features), self.lateral_convs, self.output_convs):
-            merged = lateral(bottom_up[name])
-            if top_down is not None:
-                merged = merged + F.interpolate(top_down, scale_factor=2.0, mode="nearest")
+            above, merged = merged, lateral(bottom_up[name])
+            if above is not None:
+                merged = merged + F.interpolate(above, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
                     merged = merged / 2
-            top_down = merged
             levels.insert(0, output(merged))
         outputs = dict(zip(self._out_features, levels))
         if self.top_block is not None:
@@ -107,26 +88,19 @@ class FPN(Backbone):
 
 
 class LastLevelMaxPool(nn.Module):
-    """``p6`` by taking every second pixel of ``p5``."""
+    """``p6``: every second pixel of ``p5``."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_levels = 1
-        self.in_feature = "p5"
+    num_levels = 1
+    in_feature = "p5"
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(N, C, H, W) to [(N, C, H / 2, W / 2)]."""
-        return [F.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
+        return [F.max_pool2d(x, kernel_size=1, stride=2)]
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     """A ResNet with the pyramid that ``cfg.MODEL.FPN`` describes, and ``p6`` on top."""
-    return FPN(
-        bottom_up=build_resnet_backbone(cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    bottom_up, options = build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN
+    top = LastLevelMaxPool()
+    return FPN(bottom_up, options.IN_FEATURES, options.OUT_CHANNELS, options.NORM, top, options.FUSE_TYPE)

@@ -14,86 +14,69 @@ from .build import BACKBONE_REGISTRY
 
 ResNetBlockBase = CNNBlockBase  # the name it had first
 
-_BLOCKS_PER_STAGE = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
+_NUM_BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm, stride=1, dilation=1, groups=1) -> Conv2d:
-    """A convolution that keeps the size at stride 1, without bias, followed by its norm."""
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=dilation * (kernel_size // 2),
-        dilation=dilation,
-        groups=groups,
-        bias=False,
-        norm=get_norm(norm, out_channels),
-    )
-    weight_init.c2_msra_fill(conv)
-    return conv
+def _conv(in_channels: int, out_channels: int, size: int, norm, stride=1, dilation=1, groups=1) -> Conv2d:
+    """A convolution that keeps height and width at stride 1, without bias, and its norm."""
+    padding = dilation * (size // 2)
+    norm = get_norm(norm, out_channels)
+    return Conv2d(in_channels, out_channels, size, stride, padding, dilation, groups, bias=False, norm=norm)
 
 
 class _ResidualBlock(CNNBlockBase):
-    """Adds the input, projected to the output's shape where they differ."""
+    """Convolutions plus the input, which is projected where the channels differ."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, norm) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm, convs) -> None:
         super().__init__(in_channels, out_channels, stride)
         self.shortcut = None
         if in_channels != out_channels:
             self.shortcut = _conv(in_channels, out_channels, 1, norm, stride)
+        for i, arguments in enumerate(convs, start=1):
+            self.add_module(f"conv{i}", _conv(*arguments))
+        self._num_convs = len(convs)
+        for layer in [*self._convs(), self.shortcut]:
+            if layer is not None:
+                weight_init.c2_msra_fill(layer)
 
-    def _add_input(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return F.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+    def _convs(self) -> list[Conv2d]:
+        return [getattr(self, f"conv{i}") for i in range(1, self._num_convs + 1)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        *convs, last = self._convs()
+        out = x
+        for conv in convs:
+            out = F.relu_(conv(out))
+        return F.relu_(last(out) + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class BasicBlock(_ResidualBlock):
     """Two 3x3 convolutions: the block of ResNet-18 and 34."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm="BN") -> None:
-        super().__init__(in_channels, out_channels, stride, norm)
-        self.conv1 = _conv(in_channels, out_channels, 3, norm, stride)
-        self.conv2 = _conv(out_channels, out_channels, 3, norm)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        return self._add_input(self.conv2(F.relu_(self.conv1(x))), x)
+        convs = [(in_channels, out_channels, 3, norm, stride), (out_channels, out_channels, 3, norm)]
+        super().__init__(in_channels, out_channels, stride, norm, convs)
 
 
 class BottleneckBlock(_ResidualBlock):
-    """A 3x3 convolution between two 1x1 ones: the block of ResNet-50 and deeper.
+    """A 3x3 convolution of ``bottleneck_channels`` between two 1x1 ones: the block of ResNet-50 and deeper.
 
-    Args:
-        bottleneck_channels: channels of the 3x3 convolution.
-        num_groups: its groups (ResNeXt).
-        norm: for every convolution, see ``get_norm``.
-        stride_in_1x1: the stride is the first 1x1 convolution's, not the 3x3's.
-        dilation: of the 3x3 convolution.
+    ``dilation`` and ``num_groups`` (ResNeXt) are the 3x3 convolution's; the stride too, unless ``stride_in_1x1``.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        bottleneck_channels: int,
-        stride: int = 1,
-        num_groups: int = 1,
-        norm="BN",
-        stride_in_1x1: bool = False,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, norm)
+        self, in_channels: int, out_channels: int, *, bottleneck_channels: int, stride: int = 1, num_groups: int = 1,
+        norm="BN", stride_in_1x1: bool = False, dilation: int = 1,
+    ) -> None:  # fmt: skip
+        width = bottleneck_channels
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = _conv(in_channels, bottleneck_channels, 1, norm, stride_1x1)
-        self.conv2 = _conv(
-            bottleneck_channels, bottleneck_channels, 3, norm, stride_3x3, dilation=dilation, groups=num_groups
-        )
-        self.conv3 = _conv(bottleneck_channels, out_channels, 1, norm)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        return self._add_input(self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x))))), x)
+        convs = [
+            (in_channels, width, 1, norm, stride_1x1),
+            (width, width, 3, norm, stride_3x3, dilation, num_groups),
+            (width, out_channels, 1, norm),
+        ]
+        super().__init__(in_channels, out_channels, stride, norm, convs)
 
 
 class BasicStem(CNNBlockBase):
@@ -102,6 +85,7 @@ class BasicStem(CNNBlockBase):
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm="BN") -> None:
         super().__init__(in_channels, out_channels, 4)
         self.conv1 = _conv(in_channels, out_channels, 7, norm, stride=2)
+        weight_init.c2_msra_fill(self.conv1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H / 4, W / 4)."""
@@ -120,46 +104,31 @@ class ResNet(Backbone):
     """
 
     def __init__(
-        self,
-        stem: nn.Module,
-        stages: list[list[CNNBlockBase]],
-        num_classes: int | None = None,
-        out_features: list[str] | None = None,
-        freeze_at: int = 0,
-    ) -> None:
+        self, stem: nn.Module, stages: list[list[CNNBlockBase]], num_classes: int | None = None,
+        out_features: list[str] | None = None, freeze_at: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.stem = stem
         self.num_classes = num_classes
         names = [f"res{i}" for i in range(2, len(stages) + 2)]
         if out_features is None:
             out_features = [names[-1] if num_classes is None else "linear"]
-        if not out_features:
-            raise AssertionError("out_features is empty")
         if num_classes is None:
-            needed = max((names.index(f) + 1 for f in out_features if f in names), default=0)
-            names, stages = names[:needed], stages[:needed]
-
+            names = names[: max((names.index(f) + 1 for f in out_features if f in names), default=0)]
         self.stage_names = tuple(names)
-        self._out_feature_strides = {"stem": stem.stride}
-        self._out_feature_channels = {"stem": stem.out_channels}
         stride, channels = stem.stride, stem.out_channels
+        self._out_feature_strides, self._out_feature_channels = {"stem": stride}, {"stem": channels}
         for name, blocks in zip(names, stages):
-            if not blocks or not all(isinstance(block, CNNBlockBase) for block in blocks):
-                raise AssertionError(f"stage {name} must be a non-empty list of CNNBlockBase, got {blocks}")
             self.add_module(name, nn.Sequential(*blocks))
             for block in blocks:
-                stride *= block.stride
-            channels = blocks[-1].out_channels
+                stride, channels = stride * block.stride, block.out_channels
             self._out_feature_strides[name], self._out_feature_channels[name] = stride, channels
         if num_classes is not None:
-            self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
             self.linear = nn.Linear(channels, num_classes)
-            # as Goyal et al., 2017, sec. 5.1
-            nn.init.normal_(self.linear.weight, std=0.01)
-
-        children = [name for name, _ in self.named_children()]
-        if not set(out_features) <= set(children):
-            raise AssertionError(f"out_features {list(out_features)} are not all among {children}")
+            nn.init.normal_(self.linear.weight, std=0.01)  # Goyal et al., 2017, sec. 5.1
+        known = [name for name, _ in self.named_children()]
+        if not out_features or not set(out_features) <= set(known):
+            raise AssertionError(f"out_features {list(out_features)} must be some of {known}")
         self._out_features = list(out_features)
         self.freeze(freeze_at)
 
@@ -167,20 +136,18 @@ class ResNet(Backbone):
         """Images (N, C, H, W) to feature maps by name."""
         if x.dim() != 4:
             raise AssertionError(f"ResNet takes an input of the shape (N, C, H, W), got {tuple(x.shape)}")
-        outputs = {"stem": self.stem(x)}
-        x = outputs["stem"]
-        for name in self.stage_names:
+        outputs = {}
+        for name in ("stem", *self.stage_names):
             x = outputs[name] = getattr(self, name)(x)
         if "linear" in self._out_features:
-            outputs["linear"] = self.linear(self.avgpool(x).flatten(1))
+            outputs["linear"] = self.linear(x.mean(dim=(2, 3)))
         return {name: outputs[name] for name in self._out_features}
 
     def freeze(self, freeze_at: int = 0) -> ResNet:
         """Freeze the first ``freeze_at`` parts (1: the stem, 2: the stem and ``res2``, ...); returns itself."""
-        if freeze_at >= 1:
-            self.stem.freeze()
-        for name in self.stage_names[: max(freeze_at - 1, 0)]:
-            for block in getattr(self, name):
+        for name in ("stem", *self.stage_names)[: max(freeze_at, 0)]:
+            part = getattr(self, name)
+            for block in [part] if name == "stem" else part:
                 block.freeze()
         return self
 
@@ -192,45 +159,32 @@ class ResNet(Backbone):
 
         ``kwargs`` go to every block, except those named ``<argument>_per_block``: lists with one value a block.
         """
-        suffix = "_per_block"
-        per_block = {name[: -len(suffix)]: values for name, values in kwargs.items() if name.endswith(suffix)}
-        common = {name: value for name, value in kwargs.items() if not name.endswith(suffix)}
+        per_block = {k[: -len("_per_block")]: v for k, v in kwargs.items() if k.endswith("_per_block")}
+        common = {k: v for k, v in kwargs.items() if not k.endswith("_per_block")}
         for name, values in per_block.items():
-            if len(values) != num_blocks:
-                raise AssertionError(f"make_stage: {name}{suffix} has {len(values)} values for {num_blocks} blocks")
-            if name in common:
-                raise AssertionError(f"make_stage: both {name} and {name}{suffix} are given")
+            if len(values) != num_blocks or name in common:
+                raise AssertionError(
+                    f"make_stage: {name}_per_block must have {num_blocks} values, got {values}, and exclude {name}"
+                )
         blocks = []
         for i in range(num_blocks):
             arguments = {name: values[i] for name, values in per_block.items()}
-            blocks.append(block_class(in_channels if i == 0 else out_channels, out_channels, **common, **arguments))
+            blocks.append(block_class(in_channels, out_channels, **common, **arguments))
+            in_channels = out_channels
         return blocks
 
     @staticmethod
-    def make_default_stages(
-        depth: int, block_class: type[CNNBlockBase] | None = None, **kwargs
-    ) -> list[list[CNNBlockBase]]:
+    def make_default_stages(depth: int, block_class: type[CNNBlockBase] | None = None, **kwargs):
         """The four stages of a ResNet of depth 18, 34, 50, 101 or 152; ``kwargs`` go to ``make_stage``."""
-        basic = depth < 50
-        if block_class is None:
-            block_class = BasicBlock if basic else BottleneckBlock
-        widths = [64, 128, 256, 512] if basic else [256, 512, 1024, 2048]
+        expansion = 1 if depth < 50 else 4
+        block_class = block_class or (BasicBlock if depth < 50 else BottleneckBlock)
         stages, in_channels = [], 64
-        for stage, (num_blocks, width) in enumerate(zip(_BLOCKS_PER_STAGE[depth], widths)):
-            extra = {} if basic else {"bottleneck_channels": width // 4}
-            strides = [1 if stage == 0 else 2] + [1] * (num_blocks - 1)
-            stages.append(
-                ResNet.make_stage(
-                    block_class,
-                    num_blocks,
-                    stride_per_block=strides,
-                    in_channels=in_channels,
-                    out_channels=width,
-                    **extra,
-                    **kwargs,
-                )
-            )
-            in_channels = width
+        for width, num_blocks in zip((64, 128, 256, 512), _NUM_BLOCKS[depth]):
+            extra = {} if depth < 50 else {"bottleneck_channels": width}
+            extra["stride_per_block"] = [1 if width == 64 else 2] + [1] * (num_blocks - 1)
+            shape = {"in_channels": in_channels, "out_channels": width * expansion}
+            stages.append(ResNet.make_stage(block_class, num_blocks, **shape, **extra, **kwargs))
+            in_channels = width * expansion
         return stages
 
 
@@ -239,58 +193,47 @@ def make_stage(*args, **kwargs) -> list[CNNBlockBase]:
     return ResNet.make_stage(*args, **kwargs)
 
 
-def make_stage_from_config(cfg, stage: int, norm) -> list[CNNBlockBase]:
+def make_stage_from_config(cfg, stage: int) -> list[CNNBlockBase]:
     """Stage ``res{stage}``, 2 to 5, as ``cfg.MODEL.RESNETS`` describes it.
 
     Raises:
         NotImplementedError: deformable convolutions are asked for.
-        AssertionError: settings that do not go together.
+        AssertionError, KeyError: settings that do not go together, a depth that there is not.
     """
     options = cfg.MODEL.RESNETS
-    depth, dilation = options.DEPTH, options.RES5_DILATION
-    if depth not in _BLOCKS_PER_STAGE:
-        raise KeyError(f"MODEL.RESNETS.DEPTH is {depth}, wanted one of {list(_BLOCKS_PER_STAGE)}")
+    depth, dilation, groups = options.DEPTH, options.RES5_DILATION, options.NUM_GROUPS
+    if depth not in _NUM_BLOCKS:
+        raise KeyError(f"MODEL.RESNETS.DEPTH is {depth}, wanted one of {list(_NUM_BLOCKS)}")
     if any(options.DEFORM_ON_PER_STAGE):
-        raise NotImplementedError(
-            "MODEL.RESNETS.DEFORM_ON_PER_STAGE: only the real Detectron2 has deformable convolutions"
-        )
+        raise NotImplementedError("MODEL.RESNETS.DEFORM_ON_PER_STAGE: only the real Detectron2 has such convolutions")
     if dilation not in (1, 2):
         raise AssertionError(f"MODEL.RESNETS.RES5_DILATION must be 1 or 2, got {dilation}")
-    holes = stage == 5 and dilation == 2
-    num_blocks = _BLOCKS_PER_STAGE[depth][stage - 2]
-    widening = 2 ** (stage - 2)
+    if depth < 50 and (options.RES2_OUT_CHANNELS, dilation, groups) != (64, 1, 1):
+        raise AssertionError("R18/R34 need MODEL.RESNETS RES2_OUT_CHANNELS = 64, RES5_DILATION = 1, NUM_GROUPS = 1")
+    dilated = stage == 5 and dilation == 2
+    num_blocks, widening = _NUM_BLOCKS[depth][stage - 2], 2 ** (stage - 2)
     out_channels = options.RES2_OUT_CHANNELS * widening
     arguments = {
-        "stride_per_block": [1 if stage == 2 or holes else 2] + [1] * (num_blocks - 1),
-        "in_channels": options.STEM_OUT_CHANNELS if stage == 2 else out_channels // 2,
-        "out_channels": out_channels,
-        "norm": norm,
-    }
+        "in_channels": options.STEM_OUT_CHANNELS if stage == 2 else out_channels // 2, "out_channels": out_channels,
+        "stride_per_block": [1 if stage == 2 or dilated else 2] + [1] * (num_blocks - 1), "norm": options.NORM,
+    }  # fmt: skip
     if depth < 50:
-        wanted = {"RES2_OUT_CHANNELS": 64, "RES5_DILATION": 1, "NUM_GROUPS": 1}
-        for key, value in wanted.items():
-            if options[key] != value:
-                raise AssertionError(f"MODEL.RESNETS.{key} must be {value} for R18/R34, got {options[key]}")
         return ResNet.make_stage(BasicBlock, num_blocks, **arguments)
-    return ResNet.make_stage(
-        BottleneckBlock,
-        num_blocks,
-        bottleneck_channels=options.NUM_GROUPS * options.WIDTH_PER_GROUP * widening,
-        num_groups=options.NUM_GROUPS,
-        stride_in_1x1=options.STRIDE_IN_1X1,
-        dilation=2 if holes else 1,
-        **arguments,
-    )
+    arguments.update(
+        bottleneck_channels=groups * options.WIDTH_PER_GROUP * widening, num_groups=groups,
+        stride_in_1x1=options.STRIDE_IN_1X1, dilation=2 if dilated else 1,
+    )  # fmt: skip
+    return ResNet.make_stage(BottleneckBlock, num_blocks, **arguments)
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
     """The ResNet that ``cfg.MODEL.RESNETS`` and ``BACKBONE.FREEZE_AT`` describe, no deeper than OUT_FEATURES needs."""
-    options = cfg.MODEL.RESNETS
-    last = max(("stem", "", "res2", "res3", "res4", "res5").index(name) for name in options.OUT_FEATURES)
-    return ResNet(
-        BasicStem(in_channels=input_shape.channels, out_channels=options.STEM_OUT_CHANNELS, norm=options.NORM),
-        [make_stage_from_config(cfg, stage, options.NORM) for stage in range(2, last + 1)],
-        out_features=options.OUT_FEATURES,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
+    options, names = cfg.MODEL.RESNETS, ["stem", "", "res2", "res3", "res4", "res5"]
+    unknown = set(options.OUT_FEATURES) - set(names)
+    if unknown or not options.OUT_FEATURES:
+        raise AssertionError(f"MODEL.RESNETS.OUT_FEATURES is {options.OUT_FEATURES}, wanted some of {names}")
+    stem = BasicStem(in_channels=input_shape.channels, out_channels=options.STEM_OUT_CHANNELS, norm=options.NORM)
+    last = max(names.index(name) for name in options.OUT_FEATURES)
+    stages = [make_stage_from_config(cfg, stage) for stage in range(2, last + 1)]
+    return ResNet(stem, stages, out_features=options.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)

@@ -7,11 +7,9 @@ from torch import nn
 
 from detectron2.utils.registry import Registry
 
-META_ARCH_REGISTRY = Registry("META_ARCH")
-META_ARCH_REGISTRY.__doc__ = "Callables ``(cfg) -> nn.Module``, called like ``GeneralizedRCNN``."
+META_ARCH_REGISTRY = Registry("META_ARCH")  # (cfg) -> called like GeneralizedRCNN
 
 
 def build_model(cfg) -> nn.Module:
     """The model ``cfg.MODEL.META_ARCHITECTURE`` on ``cfg.MODEL.DEVICE``, its weights random."""
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-    return model.to(torch.device(cfg.MODEL.DEVICE))
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(torch.device(cfg.MODEL.DEVICE))

@@ -21,15 +21,13 @@ __all__ = ["GeneralizedRCNN", "ProposalNetwork"]
 
 
 class _Detector(nn.Module):
-    """Images of a batch to normalised, padded tensors."""
+    """A backbone, and images of a batch to normalised, padded tensors."""
 
     def __init__(self, backbone: Backbone, pixel_mean: tuple[float], pixel_std: tuple[float]) -> None:
         super().__init__()
         self.backbone = backbone
         if len(pixel_mean) != len(pixel_std):
-            raise AssertionError(
-                f"MODEL.PIXEL_MEAN {list(pixel_mean)} and PIXEL_STD {list(pixel_std)} have different shapes!"
-            )
+            raise AssertionError(f"MODEL.PIXEL_MEAN {pixel_mean} and PIXEL_STD {pixel_std} have different shapes!")
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -38,33 +36,22 @@ class _Detector(nn.Module):
         """Where the model is."""
         return self.pixel_mean.device
 
-    def _move_to_current_device(self, x: torch.Tensor) -> torch.Tensor:
-        return move_device_like(x, self.pixel_mean)
-
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """The inputs' ``image``, (C, H, W) of any sizes, normalised and padded to a batch."""
-        images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
+        images = [move_device_like(x["image"], self.pixel_mean) for x in batched_inputs]
         images = [(x - self.pixel_mean) / self.pixel_std for x in images]
-        return ImageList.from_tensors(
-            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
-        )
+        constraints = self.backbone.padding_constraints
+        return ImageList.from_tensors(images, self.backbone.size_divisibility, padding_constraints=constraints)
 
     def _collect(self, batched_inputs: list[dict], key: str) -> list[Instances] | None:
         """``key`` of each input on the model's device; None if the inputs do not have it."""
-        if key not in batched_inputs[0]:
-            return None
-        return [x[key].to(self.device) for x in batched_inputs]
+        return [x[key].to(self.device) for x in batched_inputs] if key in batched_inputs[0] else None
 
     @staticmethod
-    def _postprocess(
-        instances: list[Instances], batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
-    ) -> list[dict]:
+    def _postprocess(instances: list[Instances], batched_inputs: list[dict], image_sizes) -> list[dict]:
         """Results in the size that the inputs ask for (``height``, ``width``), otherwise the image's own."""
-        results = []
-        for result, inputs, (height, width) in zip(instances, batched_inputs, image_sizes):
-            result = detector_postprocess(result, inputs.get("height", height), inputs.get("width", width))
-            results.append({"instances": result})
-        return results
+        sizes = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, image_sizes)]
+        return [{"instances": detector_postprocess(result, *size)} for result, size in zip(instances, sizes)]
 
 
 @META_ARCH_REGISTRY.register()
@@ -82,16 +69,9 @@ class GeneralizedRCNN(_Detector):
 
     @configurable
     def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        proposal_generator: nn.Module | None,
-        roi_heads: nn.Module,
-        pixel_mean: tuple[float],
-        pixel_std: tuple[float],
-        input_format: str | None = None,
-        vis_period: int = 0,
-    ) -> None:
+        self, *, backbone: Backbone, proposal_generator: nn.Module | None, roi_heads: nn.Module,
+        pixel_mean: tuple[float], pixel_std: tuple[float], input_format: str | None = None, vis_period: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(backbone, pixel_mean, pixel_std)
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
@@ -104,11 +84,10 @@ class GeneralizedRCNN(_Detector):
     def from_config(cls, cfg) -> dict:
         """Arguments out of the config, parts by its names."""
         backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
         return {
             "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, shapes),
-            "roi_heads": build_roi_heads(cfg, shapes),
+            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
+            "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -122,12 +101,9 @@ class GeneralizedRCNN(_Detector):
 
         inputs, best = batched_inputs[0], proposals[0].proposal_boxes.tensor[:20]
         image = convert_image_to_rgb(inputs["image"].permute(1, 2, 0), self.input_format)
-        panels = []
-        for boxes in (inputs["instances"].gt_boxes, best.cpu().numpy()):
-            panels.append(Visualizer(image, None).overlay_instances(boxes=boxes).get_image())
-        # the drawing may come out a pixel larger or smaller
-        height = min(len(panel) for panel in panels)
-        picture = np.concatenate([panel[:height] for panel in panels], axis=1).transpose(2, 0, 1)
+        boxes = (inputs["instances"].gt_boxes, best.cpu().numpy())
+        panels = [Visualizer(image, None).overlay_instances(boxes=b).get_image() for b in boxes]
+        picture = np.concatenate(panels, axis=1).transpose(2, 0, 1)
         get_event_storage().put_image("Left: GT bounding boxes;  Right: Predicted proposals", picture)
 
     def forward(self, batched_inputs: list[dict]):
@@ -151,13 +127,7 @@ class GeneralizedRCNN(_Detector):
             self.visualize_training(batched_inputs, proposals)
         return {**detector_losses, **losses}
 
-    def _propose(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        batched_inputs: list[dict],
-        gt_instances: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+    def _propose(self, images: ImageList, features: dict[str, torch.Tensor], batched_inputs, gt_instances=None):
         """Proposals and their losses, of the generator or out of the inputs."""
         if self.proposal_generator is not None:
             return self.proposal_generator(images, features, gt_instances)
@@ -167,10 +137,7 @@ class GeneralizedRCNN(_Detector):
         return proposals, {}
 
     def inference(
-        self,
-        batched_inputs: list[dict],
-        detected_instances: list[Instances] | None = None,
-        do_postprocess: bool = True,
+        self, batched_inputs: list[dict], detected_instances: list[Instances] | None = None, do_postprocess: bool = True
     ):
         """Detect.
 
@@ -197,13 +164,7 @@ class GeneralizedRCNN(_Detector):
 
 @META_ARCH_REGISTRY.register()
 class ProposalNetwork(_Detector):
-    """A proposal generator on a backbone, nothing else.
-
-    Args:
-        backbone: image to feature maps.
-        proposal_generator: see ``RPN``.
-        pixel_mean, pixel_std: one number a channel.
-    """
+    """A backbone and a proposal generator, nothing else; arguments as in ``GeneralizedRCNN``."""
 
     @configurable
     def __init__(
@@ -216,12 +177,9 @@ class ProposalNetwork(_Detector):
     def from_config(cls, cfg) -> dict:
         """Arguments out of the config, parts by its names."""
         backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        generator = build_proposal_generator(cfg, backbone.output_shape())
+        pixels = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
+        return {"backbone": backbone, "proposal_generator": generator, **pixels}
 
     def forward(self, batched_inputs: list[dict]):
         """The losses by name in training; otherwise ``{"proposals": ...}`` for each image, see ``GeneralizedRCNN``."""

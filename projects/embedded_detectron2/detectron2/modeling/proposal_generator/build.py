@@ -7,8 +7,7 @@ from torch import nn
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
 
-PROPOSAL_GENERATOR_REGISTRY = Registry("PROPOSAL_GENERATOR")
-PROPOSAL_GENERATOR_REGISTRY.__doc__ = "Callables ``(cfg, input_shape: dict[str, ShapeSpec])``, called like ``RPN``."
+PROPOSAL_GENERATOR_REGISTRY = Registry("PROPOSAL_GENERATOR")  # (cfg, dict[str, ShapeSpec]) -> called like RPN
 
 
 def build_proposal_generator(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module | None:

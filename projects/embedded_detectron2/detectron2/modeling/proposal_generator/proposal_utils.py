@@ -13,33 +13,22 @@ _GT_LOGIT = math.log((1.0 - 1e-10) / 1e-10)  # of an objectness of nearly 1
 
 
 def find_top_rpn_proposals(
-    proposals: list[torch.Tensor],
-    pred_objectness_logits: list[torch.Tensor],
-    image_sizes: list[tuple[int, int]],
-    nms_thresh: float,
-    pre_nms_topk: int,
-    post_nms_topk: int,
-    min_box_size: float,
-    training: bool,
-) -> list[Instances]:
-    """The best boxes of each image: top scores of each level, clipped, empty ones dropped, NMS within the level, and
-    the top scores of what remains over all levels.
+    proposals: list[torch.Tensor], pred_objectness_logits: list[torch.Tensor], image_sizes: list[tuple[int, int]],
+    nms_thresh: float, pre_nms_topk: int, post_nms_topk: int, min_box_size: float, training: bool,
+) -> list[Instances]:  # fmt: skip
+    """The best boxes of each image.
 
     Args:
-        proposals: one a level, (N, Hi * Wi * A, 4) XYXY pixels.
+        proposals: one tensor a level, (N, Hi * Wi * A, 4) XYXY pixels; they are clipped to the image.
         pred_objectness_logits: one a level, (N, Hi * Wi * A).
         image_sizes: (height, width) of each of the N images.
-        nms_thresh: boxes that overlap a better one by a larger IoU are dropped.
-        pre_nms_topk: boxes kept per level before NMS.
-        post_nms_topk: boxes kept per image after it.
+        nms_thresh: boxes that overlap a better one of their level by a larger IoU are dropped.
+        pre_nms_topk, post_nms_topk: boxes kept before that per level, and after it per image.
         min_box_size: boxes with a side not longer than this, in pixels, are dropped.
-        training: whether infinite or NaN predictions are an error; otherwise they are dropped.
+        training: whether infinite or NaN predictions raise FloatingPointError; otherwise they are dropped.
 
     Returns:
         ``Instances`` with ``proposal_boxes`` and ``objectness_logits``, best first.
-
-    Raises:
-        FloatingPointError: see ``training``.
     """
     boxes, scores, levels = [], [], []
     for level, (level_boxes, level_scores) in enumerate(zip(proposals, pred_objectness_logits)):
@@ -47,24 +36,18 @@ def find_top_rpn_proposals(
         boxes.append(level_boxes.gather(1, index[..., None].expand(-1, -1, 4)))
         scores.append(top)
         levels.append(torch.full_like(index[0], level))
-    all_boxes, all_scores, all_levels = cat(boxes, dim=1), cat(scores, dim=1), cat(levels)
-
+    levels = cat(levels)
     results = []
-    for image_boxes, image_scores, image_size in zip(all_boxes, all_scores, image_sizes):
-        keep = image_boxes.isfinite().all(dim=1) & image_scores.isfinite()
-        if not keep.all():
-            if training:
-                raise FloatingPointError("Predicted boxes or scores contain Inf/NaN. Training has diverged.")
-            image_boxes, image_scores = image_boxes[keep], image_scores[keep]
-        image_levels = all_levels[keep]
-        candidates = Boxes(image_boxes)
-        candidates.clip(image_size)
-        keep = candidates.nonempty(threshold=min_box_size)
-        candidates, image_scores, image_levels = candidates[keep], image_scores[keep], image_levels[keep]
-        keep = batched_nms(candidates.tensor, image_scores, image_levels, nms_thresh)[:post_nms_topk]
-        results.append(
-            Instances(image_size, proposal_boxes=candidates[keep], objectness_logits=image_scores[keep]),
-        )
+    for image_boxes, logits, image_size in zip(cat(boxes, dim=1), cat(scores, dim=1), image_sizes):
+        finite = image_boxes.isfinite().all(dim=1) & logits.isfinite()
+        if training and not finite.all():
+            raise FloatingPointError("Predicted boxes or scores contain Inf/NaN. Training has diverged.")
+        found = Instances(image_size, proposal_boxes=Boxes(image_boxes), objectness_logits=logits, level=levels)[finite]
+        found.proposal_boxes.clip(image_size)
+        found = found[found.proposal_boxes.nonempty(threshold=min_box_size)]
+        keep = batched_nms(found.proposal_boxes.tensor, found.objectness_logits, found.level, nms_thresh)
+        found.remove("level")
+        results.append(found[keep[:post_nms_topk]])
     return results
 
 
@@ -76,21 +59,16 @@ def add_ground_truth_to_proposals(gt: list[Instances] | list[Boxes], proposals: 
 
 
 def add_ground_truth_to_proposals_single_image(gt: Instances | Boxes, proposals: Instances) -> Instances:
-    """Append the ground truth's boxes to the proposals, with an objectness of nearly 1.
+    """Append the ground truth's boxes (``gt_boxes`` of ``Instances``) to the proposals, with an objectness of nearly 1.
 
-    Args:
-        gt: boxes, or ``Instances`` with ``gt_boxes``; those must have any further field that the proposals have.
-        proposals: with ``proposal_boxes`` and ``objectness_logits``.
+    Fields that the proposals have beside ``proposal_boxes`` and ``objectness_logits`` the ground truth must have too.
     """
     fields = {"gt_boxes": gt} if isinstance(gt, Boxes) else gt.get_fields()
     boxes = fields["gt_boxes"]
-    logits = proposals.objectness_logits
-    added = Instances(
-        proposals.image_size, proposal_boxes=boxes, objectness_logits=logits.new_full((len(boxes),), _GT_LOGIT)
-    )
-    for name in proposals.get_fields():
-        if not added.has(name):
-            if name not in fields:
-                raise AssertionError(f"The attribute '{name}' in `proposals` does not exist in `gt`")
-            added.set(name, fields[name])
+    logits = proposals.objectness_logits.new_full((len(boxes),), _GT_LOGIT)
+    fields = {**fields, "proposal_boxes": boxes, "objectness_logits": logits}
+    missing = [name for name in proposals.get_fields() if name not in fields]
+    if missing:
+        raise AssertionError(f"The attributes {missing} in `proposals` do not exist in `gt`")
+    added = Instances(proposals.image_size, **{name: fields[name] for name in proposals.get_fields()})
     return Instances.cat([proposals, added])

@@ -21,20 +21,12 @@ from ..sampling import subsample_labels
 from .build import PROPOSAL_GENERATOR_REGISTRY
 from .proposal_utils import find_top_rpn_proposals
 
-RPN_HEAD_REGISTRY = Registry("RPN_HEAD")
-RPN_HEAD_REGISTRY.__doc__ = """Callables ``(cfg, input_shape: list[ShapeSpec])`` that give a module called like
-``StandardRPNHead``."""
+RPN_HEAD_REGISTRY = Registry("RPN_HEAD")  # (cfg, list[ShapeSpec]) -> called like StandardRPNHead
 
 
 def build_rpn_head(cfg, input_shape: list[ShapeSpec]) -> nn.Module:
     """The head ``cfg.MODEL.RPN.HEAD_NAME`` for feature maps of these shapes."""
     return RPN_HEAD_REGISTRY.get(cfg.MODEL.RPN.HEAD_NAME)(cfg, input_shape)
-
-
-def _same(values: list, what: str):
-    if len(set(values)) != 1:
-        raise AssertionError(f"Each level must have the same {what}, got {values}")
-    return values[0]
 
 
 @RPN_HEAD_REGISTRY.register()
@@ -51,16 +43,12 @@ class StandardRPNHead(nn.Module):
     @configurable
     def __init__(self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims: list[int] = (-1,)) -> None:
         super().__init__()
-        convs, channels = [], in_channels
-        for dim in conv_dims:
-            out_channels = channels if dim == -1 else dim
-            convs.append(Conv2d(channels, out_channels, kernel_size=3, padding=1, activation=nn.ReLU()))
-            channels = out_channels
-        # a single one is not nested, for the sake of old checkpoints' names
-        self.conv = convs[0] if len(convs) == 1 else nn.Sequential()
-        if len(convs) != 1:
-            for i, conv in enumerate(convs):
-                self.conv.add_module(f"conv{i}", conv)
+        convs, channels = nn.Sequential(), in_channels
+        for i, dim in enumerate(conv_dims):
+            dim = channels if dim == -1 else dim
+            convs.add_module(f"conv{i}", Conv2d(channels, dim, kernel_size=3, padding=1, activation=nn.ReLU()))
+            channels = dim
+        self.conv = convs[0] if len(convs) == 1 else convs  # a single one is not nested in checkpoints' names
         self.objectness_logits = nn.Conv2d(channels, num_anchors, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, kernel_size=1)
         for layer in self.modules():
@@ -71,13 +59,12 @@ class StandardRPNHead(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]) -> dict:
         """Arguments for the config's anchors on these feature maps."""
-        anchor_generator = build_anchor_generator(cfg, input_shape)
-        return {
-            "in_channels": _same([shape.channels for shape in input_shape], "number of channels"),
-            "num_anchors": _same(anchor_generator.num_anchors, "number of anchors per spatial position"),
-            "box_dim": anchor_generator.box_dim,
-            "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
-        }
+        anchors = build_anchor_generator(cfg, input_shape)
+        channels, numbers = {shape.channels for shape in input_shape}, set(anchors.num_anchors)
+        if len(channels) != 1 or len(numbers) != 1:
+            raise AssertionError(f"Each level must have the same channels and anchors, got {channels} and {numbers}")
+        dims = {"box_dim": anchors.box_dim, "conv_dims": cfg.MODEL.RPN.CONV_DIMS}
+        return {"in_channels": channels.pop(), "num_anchors": numbers.pop(), **dims}
 
     def forward(self, features: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Feature maps (N, C, Hi, Wi) to logits (N, A, Hi, Wi) and deltas (N, A * B, Hi, Wi)."""
@@ -91,39 +78,25 @@ class RPN(nn.Module):
 
     Args:
         in_features: names of the feature maps to use.
-        head: see ``StandardRPNHead``.
-        anchor_generator: see ``DefaultAnchorGenerator``.
+        head, anchor_generator: see ``StandardRPNHead`` and ``DefaultAnchorGenerator``.
         anchor_matcher: labels anchors by their IoU with the ground truth.
         box2box_transform: what the head's deltas mean.
-        batch_size_per_image: anchors to sample for the losses.
-        positive_fraction: at most this share of them positive.
+        batch_size_per_image, positive_fraction: anchors to sample for the losses, and at most which share positive.
         pre_nms_topk, post_nms_topk: (training, testing) values, see ``find_top_rpn_proposals``.
         nms_thresh, min_box_size: likewise.
         anchor_boundary_thresh: anchors further outside the image than that many pixels are ignored; < 0: none are.
         loss_weight: factor on both losses, or by name (``loss_rpn_cls``, ``loss_rpn_loc``).
-        box_reg_loss_type, smooth_l1_beta: see ``_dense_box_regression_loss``.
+        box_reg_loss_type, smooth_l1_beta: see ``Box2BoxTransform.loss``.
     """
 
     @configurable
     def __init__(
-        self,
-        *,
-        in_features: list[str],
-        head: nn.Module,
-        anchor_generator: nn.Module,
-        anchor_matcher: Matcher,
-        box2box_transform: Box2BoxTransform,
-        batch_size_per_image: int,
-        positive_fraction: float,
-        pre_nms_topk: tuple[float, float],
-        post_nms_topk: tuple[float, float],
-        nms_thresh: float = 0.7,
-        min_box_size: float = 0.0,
-        anchor_boundary_thresh: float = -1.0,
-        loss_weight: float | dict[str, float] = 1.0,
-        box_reg_loss_type: str = "smooth_l1",
-        smooth_l1_beta: float = 0.0,
-    ) -> None:
+        self, *, in_features: list[str], head: nn.Module, anchor_generator: nn.Module, anchor_matcher: Matcher,
+        box2box_transform: Box2BoxTransform, batch_size_per_image: int, positive_fraction: float,
+        pre_nms_topk: tuple[float, float], post_nms_topk: tuple[float, float], nms_thresh: float = 0.7,
+        min_box_size: float = 0.0, anchor_boundary_thresh: float = -1.0, loss_weight: float | dict[str, float] = 1.0,
+        box_reg_loss_type: str = "smooth_l1", smooth_l1_beta: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features = in_features
         self.rpn_head = head
@@ -132,14 +105,13 @@ class RPN(nn.Module):
         self.box2box_transform = box2box_transform
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
-        # by self.training
-        self.pre_nms_topk = {True: pre_nms_topk[0], False: pre_nms_topk[1]}
-        self.post_nms_topk = {True: post_nms_topk[0], False: post_nms_topk[1]}
+        self.pre_nms_topk = dict(zip((True, False), pre_nms_topk))  # by self.training
+        self.post_nms_topk = dict(zip((True, False), post_nms_topk))
         self.nms_thresh = nms_thresh
         self.min_box_size = float(min_box_size)
         self.anchor_boundary_thresh = anchor_boundary_thresh
         if not isinstance(loss_weight, dict):
-            loss_weight = {"loss_rpn_cls": loss_weight, "loss_rpn_loc": loss_weight}
+            loss_weight = dict.fromkeys(("loss_rpn_cls", "loss_rpn_loc"), loss_weight)
         self.loss_weight = loss_weight
         self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
@@ -149,6 +121,7 @@ class RPN(nn.Module):
         """Arguments out of ``cfg.MODEL.RPN`` and ``cfg.MODEL.PROPOSAL_GENERATOR``."""
         options = cfg.MODEL.RPN
         shapes = pick_shapes(input_shape, options.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
+        loc_weight = options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT
         return {
             "in_features": options.IN_FEATURES,
             "head": build_rpn_head(cfg, shapes),
@@ -162,10 +135,7 @@ class RPN(nn.Module):
             "nms_thresh": options.NMS_THRESH,
             "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
             "anchor_boundary_thresh": options.BOUNDARY_THRESH,
-            "loss_weight": {
-                "loss_rpn_cls": options.LOSS_WEIGHT,
-                "loss_rpn_loc": options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT,
-            },
+            "loss_weight": {"loss_rpn_cls": options.LOSS_WEIGHT, "loss_rpn_loc": loc_weight},
             "box_reg_loss_type": options.BBOX_REG_LOSS_TYPE,
             "smooth_l1_beta": options.SMOOTH_L1_BETA,
         }
@@ -182,11 +152,7 @@ class RPN(nn.Module):
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Match anchors with the ground truth.
-
-        Args:
-            anchors: one ``Boxes`` a level, R in all.
-            gt_instances: one an image, with ``gt_boxes``.
+        """Match the anchors of all levels, R in all, with the ``gt_boxes`` of each image.
 
         Returns:
             For each image the anchors' labels, int8 (R,): 1 positive, 0 negative, -1 not sampled; and their ground
@@ -195,48 +161,33 @@ class RPN(nn.Module):
         all_anchors = Boxes.cat(anchors)
         gt_labels, matched_gt_boxes = [], []
         for instances in gt_instances:
-            gt_boxes = instances.gt_boxes
-            iou = retry_if_cuda_oom(pairwise_iou)(gt_boxes, all_anchors)
-            matches, labels = retry_if_cuda_oom(self.anchor_matcher)(iou)
-            matches, labels = matches.to(gt_boxes.device), labels.to(gt_boxes.device)
+            boxes = instances.gt_boxes.tensor
+            iou = retry_if_cuda_oom(pairwise_iou)(instances.gt_boxes, all_anchors)
+            matches, labels = (x.to(boxes.device) for x in retry_if_cuda_oom(self.anchor_matcher)(iou))
             if self.anchor_boundary_thresh >= 0:
                 labels[~all_anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)] = -1
             gt_labels.append(self._subsample_labels(labels))
-            boxes = gt_boxes.tensor
             matched_gt_boxes.append(boxes[matches] if len(boxes) else torch.zeros_like(all_anchors.tensor))
         return gt_labels, matched_gt_boxes
 
     def losses(
-        self,
-        anchors: list[Boxes],
-        pred_objectness_logits: list[torch.Tensor],
-        gt_labels: list[torch.Tensor],
-        pred_anchor_deltas: list[torch.Tensor],
-        gt_boxes: list[torch.Tensor],
-    ) -> dict[str, torch.Tensor]:
-        """``loss_rpn_cls`` and ``loss_rpn_loc``, both sums over the sampled anchors by the number asked for.
+        self, anchors: list[Boxes], pred_objectness_logits: list[torch.Tensor], gt_labels: list[torch.Tensor],
+        pred_anchor_deltas: list[torch.Tensor], gt_boxes: list[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """``loss_rpn_cls`` and ``loss_rpn_loc``: sums over the sampled anchors by the number that was asked for.
 
         Args:
-            anchors: one a level, (Hi * Wi * A, 4).
-            pred_objectness_logits: one a level, (N, Hi * Wi * A).
+            anchors: one ``Boxes`` a level, (Hi * Wi * A, 4).
+            pred_objectness_logits, pred_anchor_deltas: one tensor a level, (N, Hi * Wi * A) and (N, Hi * Wi * A, 4).
             gt_labels, gt_boxes: of ``label_and_sample_anchors``.
-            pred_anchor_deltas: one a level, (N, Hi * Wi * A, 4).
         """
-        num_images = len(gt_labels)
-        labels = torch.stack(gt_labels)
-        positive = labels == 1
+        num_images, labels = len(gt_labels), torch.stack(gt_labels)
         storage = get_event_storage()
-        storage.put_scalar("rpn/num_pos_anchors", positive.sum().item() / num_images)
+        storage.put_scalar("rpn/num_pos_anchors", (labels == 1).sum().item() / num_images)
         storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
-
+        options = (self.box_reg_loss_type, self.smooth_l1_beta)
         loc = _dense_box_regression_loss(
-            anchors,
-            self.box2box_transform,
-            pred_anchor_deltas,
-            gt_boxes,
-            positive,
-            box_reg_loss_type=self.box_reg_loss_type,
-            smooth_l1_beta=self.smooth_l1_beta,
+            anchors, self.box2box_transform, pred_anchor_deltas, gt_boxes, labels == 1, *options
         )
         sampled = labels >= 0
         logits = cat(pred_objectness_logits, dim=1)[sampled].float()
@@ -246,15 +197,12 @@ class RPN(nn.Module):
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        gt_instances: list[Instances] | None = None,
+        self, images: ImageList, features: dict[str, torch.Tensor], gt_instances: list[Instances] | None = None
     ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
         """Propose.
 
         Args:
-            images: N images.
+            images: N images; their sizes count.
             features: feature maps (N, C, Hi, Wi) by name.
             gt_instances: one an image with ``gt_boxes``; needed in training.
 
@@ -266,10 +214,9 @@ class RPN(nn.Module):
         anchors = self.anchor_generator(selected)
         logits, deltas = self.rpn_head(selected)
         # (N, A, H, W) -> (N, H * W * A), (N, A * B, H, W) -> (N, H * W * A, B): the anchors' order
-        logits = [score.permute(0, 2, 3, 1).flatten(1) for score in logits]
+        logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
         box_dim = self.anchor_generator.box_dim
         deltas = [x.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, -2) for x in deltas]
-
         losses = {}
         if self.training:
             if gt_instances is None:
@@ -280,23 +227,14 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def predict_proposals(
-        self,
-        anchors: list[Boxes],
-        pred_objectness_logits: list[torch.Tensor],
-        pred_anchor_deltas: list[torch.Tensor],
+        self, anchors: list[Boxes], pred_objectness_logits: list[torch.Tensor], pred_anchor_deltas: list[torch.Tensor],
         image_sizes: list[tuple[int, int]],
-    ) -> list[Instances]:
+    ) -> list[Instances]:  # fmt: skip
         """Decode the deltas and choose the best boxes; arguments as in ``losses``, (height, width) of each image."""
-        return find_top_rpn_proposals(
-            self._decode_proposals(anchors, pred_anchor_deltas),
-            pred_objectness_logits,
-            image_sizes,
-            self.nms_thresh,
-            self.pre_nms_topk[self.training],
-            self.post_nms_topk[self.training],
-            self.min_box_size,
-            self.training,
-        )
+        topk = (self.pre_nms_topk[self.training], self.post_nms_topk[self.training])
+        options = (self.nms_thresh, *topk, self.min_box_size, self.training)
+        proposals = self._decode_proposals(anchors, pred_anchor_deltas)
+        return find_top_rpn_proposals(proposals, pred_objectness_logits, image_sizes, *options)
 
     def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[torch.Tensor]) -> list[torch.Tensor]:
         """Boxes (N, Hi * Wi * A, 4), one tensor a level."""

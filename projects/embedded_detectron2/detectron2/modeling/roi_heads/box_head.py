@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fvcore.nn.weight_init as weight_init
-import torch
 from torch import nn
 
 from detectron2.config import configurable
@@ -12,13 +11,19 @@ from detectron2.utils.registry import Registry
 
 __all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead", "build_box_head"]
 
-ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
-ROI_BOX_HEAD_REGISTRY.__doc__ = "Callables ``(cfg, input_shape: ShapeSpec)`` that give a module with ``output_shape``."
+ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")  # (cfg, ShapeSpec) -> like FastRCNNConvFCHead
+
+
+def conv_relu(in_channels: int, out_channels: int, norm) -> Conv2d:
+    """A 3x3 convolution with norm and ReLU."""
+    options = {"bias": not norm, "norm": get_norm(norm, out_channels), "activation": nn.ReLU()}
+    return Conv2d(in_channels, out_channels, kernel_size=3, padding=1, **options)
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class FastRCNNConvFCHead(nn.Sequential):
-    """3x3 convolutions, then fully connected layers, each with ReLU.
+    """3x3 convolutions, then fully connected layers, each with ReLU: regions (M, C, H, W) to (M, fc_dims[-1]), or
+    without fully connected layers to (M, conv_dims[-1], H, W).
 
     Args:
         input_shape: channels, height and width of a region.
@@ -33,44 +38,28 @@ class FastRCNNConvFCHead(nn.Sequential):
             raise AssertionError("a box head needs layers: MODEL.ROI_BOX_HEAD.NUM_CONV and NUM_FC are both 0")
         channels, height, width = input_shape.channels, input_shape.height, input_shape.width
         for i, dim in enumerate(conv_dims, start=1):
-            conv = Conv2d(
-                channels,
-                dim,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, dim),
-                activation=nn.ReLU(),
-            )
-            weight_init.c2_msra_fill(conv)
-            self.add_module(f"conv{i}", conv)
+            self.add_module(f"conv{i}", conv_relu(channels, dim, conv_norm))
             channels = dim
         self._output_shape = ShapeSpec(channels=channels, height=height, width=width)
         features = channels * (height or 1) * (width or 1)
         for i, dim in enumerate(fc_dims, start=1):
             if i == 1:
                 self.add_module("flatten", nn.Flatten())
-            fc = Linear(features, dim)
-            weight_init.c2_xavier_fill(fc)
-            self.add_module(f"fc{i}", fc)
+            self.add_module(f"fc{i}", Linear(features, dim))
             self.add_module(f"fc_relu{i}", nn.ReLU())
-            features = dim
-            self._output_shape = ShapeSpec(channels=dim)
+            features, self._output_shape = dim, ShapeSpec(channels=dim)
+        for layer in self:
+            if isinstance(layer, Conv2d):
+                weight_init.c2_msra_fill(layer)
+            elif isinstance(layer, Linear):
+                weight_init.c2_xavier_fill(layer)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
         """Arguments out of ``cfg.MODEL.ROI_BOX_HEAD``."""
         options = cfg.MODEL.ROI_BOX_HEAD
-        return {
-            "input_shape": input_shape,
-            "conv_dims": [options.CONV_DIM] * options.NUM_CONV,
-            "fc_dims": [options.FC_DIM] * options.NUM_FC,
-            "conv_norm": options.NORM,
-        }
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Regions (M, C, H, W) to (M, fc_dims[-1]), or (M, conv_dims[-1], H, W) without fully connected layers."""
-        return super().forward(x)
+        convs, fcs = [options.CONV_DIM] * options.NUM_CONV, [options.FC_DIM] * options.NUM_FC
+        return {"input_shape": input_shape, "conv_dims": convs, "fc_dims": fcs, "conv_norm": options.NORM}
 
     @property
     def output_shape(self) -> ShapeSpec:

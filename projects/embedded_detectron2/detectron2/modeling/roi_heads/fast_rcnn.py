@@ -11,35 +11,25 @@ from detectron2.layers import Linear, ShapeSpec, batched_nms, cat, cross_entropy
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 
-from ..box_regression import Box2BoxTransform, _box_loss
+from ..box_regression import Box2BoxTransform
 
 __all__ = ["FastRCNNOutputLayers", "fast_rcnn_inference"]
 
 
 def fast_rcnn_inference(
-    boxes: list[torch.Tensor],
-    scores: list[torch.Tensor],
-    image_shapes: list[tuple[int, int]],
-    score_thresh: float,
-    nms_thresh: float,
-    topk_per_image: int,
-) -> tuple[list[Instances], list[torch.Tensor]]:
+    boxes: list[torch.Tensor], scores: list[torch.Tensor], image_shapes: list[tuple[int, int]],
+    score_thresh: float, nms_thresh: float, topk_per_image: int,
+) -> tuple[list[Instances], list[torch.Tensor]]:  # fmt: skip
     """``fast_rcnn_inference_single_image`` for each image of a batch; two lists instead of two values."""
-    results = [
-        fast_rcnn_inference_single_image(b, s, shape, score_thresh, nms_thresh, topk_per_image)
-        for b, s, shape in zip(boxes, scores, image_shapes)
-    ]
+    thresholds = (score_thresh, nms_thresh, topk_per_image)
+    results = [fast_rcnn_inference_single_image(*image, *thresholds) for image in zip(boxes, scores, image_shapes)]
     return [instances for instances, _ in results], [kept for _, kept in results]
 
 
 def fast_rcnn_inference_single_image(
-    boxes: torch.Tensor,
-    scores: torch.Tensor,
-    image_shape: tuple[int, int],
-    score_thresh: float,
-    nms_thresh: float,
+    boxes: torch.Tensor, scores: torch.Tensor, image_shape: tuple[int, int], score_thresh: float, nms_thresh: float,
     topk_per_image: int,
-) -> tuple[Instances, torch.Tensor]:
+) -> tuple[Instances, torch.Tensor]:  # fmt: skip
     """Detections out of scored boxes.
 
     Args:
@@ -53,16 +43,12 @@ def fast_rcnn_inference_single_image(
     Returns:
         ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes``, best first; the row of ``boxes`` of each.
     """
-    rows = torch.arange(len(boxes), device=boxes.device)
-    finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
-    rows, boxes, scores = rows[finite], boxes[finite], scores[finite, :-1]
-    clipped = Boxes(boxes.reshape(-1, 4))
+    rows = (boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)).nonzero().flatten()
+    scores, clipped = scores[rows, :-1], Boxes(boxes[rows].reshape(-1, 4))
     clipped.clip(image_shape)
-    boxes = clipped.tensor.view(len(boxes), -1, 4)
-
+    boxes = clipped.tensor.view(len(rows), boxes.shape[1] // 4, 4)
     region, category = (scores > score_thresh).nonzero(as_tuple=True)
-    scores = scores[region, category]
-    boxes = boxes[region, category if boxes.shape[1] > 1 else 0]
+    scores, boxes = scores[region, category], boxes[region, category if boxes.shape[1] > 1 else 0]
     keep = batched_nms(boxes, scores, category, nms_thresh)
     if topk_per_image >= 0:
         keep = keep[:topk_per_image]
@@ -74,16 +60,21 @@ def _log_classification_stats(pred_logits: torch.Tensor, gt_classes: torch.Tenso
     """Put accuracies into the event storage; ``pred_logits`` (R, K + 1), background last, ``gt_classes`` (R,)."""
     if gt_classes.numel() == 0:
         return
-    predicted = pred_logits.argmax(dim=1)
-    background = pred_logits.shape[1] - 1
+    predicted, background = pred_logits.argmax(dim=1), pred_logits.shape[1] - 1
     foreground = (gt_classes >= 0) & (gt_classes < background)
+    right, missed = predicted == gt_classes, predicted == background
     storage = get_event_storage()
-    storage.put_scalar(f"{prefix}/cls_accuracy", (predicted == gt_classes).float().mean().item())
+    storage.put_scalar(f"{prefix}/cls_accuracy", right.float().mean().item())
     if foreground.any():
-        right = predicted[foreground] == gt_classes[foreground]
-        storage.put_scalar(f"{prefix}/fg_cls_accuracy", right.float().mean().item())
-        missed = predicted[foreground] == background
-        storage.put_scalar(f"{prefix}/false_negative", missed.float().mean().item())
+        storage.put_scalar(f"{prefix}/fg_cls_accuracy", right[foreground].float().mean().item())
+        storage.put_scalar(f"{prefix}/false_negative", missed[foreground].float().mean().item())
+
+
+def _of_class(values: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """(R, K * 4) to the four of ``classes`` (R,); (R, 4) stays."""
+    if values.shape[1] == 4:
+        return values
+    return values.unflatten(1, (values.shape[1] // 4, 4))[torch.arange(len(classes), device=classes.device), classes]
 
 
 class FastRCNNOutputLayers(nn.Module):
@@ -95,29 +86,18 @@ class FastRCNNOutputLayers(nn.Module):
         num_classes: K.
         test_score_thresh, test_nms_thresh, test_topk_per_image: see ``fast_rcnn_inference_single_image``.
         cls_agnostic_bbox_reg: one box a region instead of one a class.
-        smooth_l1_beta: where the smooth L1 loss turns from quadratic to linear.
-        box_reg_loss_type: smooth_l1, giou, diou or ciou.
+        box_reg_loss_type, smooth_l1_beta: see ``Box2BoxTransform.loss``.
         loss_weight: factor on both losses, or by name (``loss_cls``, ``loss_box_reg``).
     """
 
     @configurable
     def __init__(
-        self,
-        input_shape: ShapeSpec,
-        *,
-        box2box_transform: Box2BoxTransform,
-        num_classes: int,
-        test_score_thresh: float = 0.0,
-        test_nms_thresh: float = 0.5,
-        test_topk_per_image: int = 100,
-        cls_agnostic_bbox_reg: bool = False,
-        smooth_l1_beta: float = 0.0,
-        box_reg_loss_type: str = "smooth_l1",
+        self, input_shape: ShapeSpec, *, box2box_transform: Box2BoxTransform, num_classes: int,
+        test_score_thresh: float = 0.0, test_nms_thresh: float = 0.5, test_topk_per_image: int = 100,
+        cls_agnostic_bbox_reg: bool = False, smooth_l1_beta: float = 0.0, box_reg_loss_type: str = "smooth_l1",
         loss_weight: float | dict[str, float] = 1.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
-        if isinstance(input_shape, int):
-            input_shape = ShapeSpec(channels=input_shape)
         self.num_classes = num_classes
         features = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
         self.cls_score = Linear(features, num_classes + 1)
@@ -132,28 +112,23 @@ class FastRCNNOutputLayers(nn.Module):
         self.test_topk_per_image = test_topk_per_image
         self.box_reg_loss_type = box_reg_loss_type
         if not isinstance(loss_weight, dict):
-            loss_weight = {"loss_cls": loss_weight, "loss_box_reg": loss_weight}
+            loss_weight = dict.fromkeys(("loss_cls", "loss_box_reg"), loss_weight)
         self.loss_weight = loss_weight
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
-        """Arguments out of ``cfg.MODEL.ROI_BOX_HEAD``, ``ROI_HEADS`` and ``cfg.TEST``.
-
-        Raises:
-            NotImplementedError: for the federated or the sigmoid loss.
-        """
-        options = cfg.MODEL.ROI_BOX_HEAD
-        for key in ("USE_FED_LOSS", "USE_SIGMOID_CE"):
-            if options[key]:
-                raise NotImplementedError(f"MODEL.ROI_BOX_HEAD.{key}: only the real Detectron2 has this loss")
+        """Arguments out of the config; NotImplementedError if it asks for the federated or the sigmoid loss."""
+        options, heads = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS
+        if options.USE_FED_LOSS or options.USE_SIGMOID_CE:
+            raise NotImplementedError("MODEL.ROI_BOX_HEAD USE_FED_LOSS, USE_SIGMOID_CE: only in the real Detectron2")
         return {
             "input_shape": input_shape,
             "box2box_transform": Box2BoxTransform(weights=options.BBOX_REG_WEIGHTS),
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": heads.NUM_CLASSES,
             "cls_agnostic_bbox_reg": options.CLS_AGNOSTIC_BBOX_REG,
             "smooth_l1_beta": options.SMOOTH_L1_BETA,
-            "test_score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-            "test_nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            "test_score_thresh": heads.SCORE_THRESH_TEST,
+            "test_nms_thresh": heads.NMS_THRESH_TEST,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "box_reg_loss_type": options.BBOX_REG_LOSS_TYPE,
             "loss_weight": {"loss_box_reg": options.BBOX_REG_LOSS_WEIGHT},
@@ -164,9 +139,7 @@ class FastRCNNOutputLayers(nn.Module):
         x = x.flatten(start_dim=1)
         return self.cls_score(x), self.bbox_pred(x)
 
-    def losses(
-        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
-    ) -> dict[str, torch.Tensor]:
+    def losses(self, predictions, proposals: list[Instances]) -> dict[str, torch.Tensor]:
         """``loss_cls``, the mean cross entropy, and ``loss_box_reg``, see ``box_reg_loss``.
 
         Args:
@@ -175,12 +148,11 @@ class FastRCNNOutputLayers(nn.Module):
                 image has ground truth, ``gt_boxes``.
         """
         scores, deltas = predictions
-        gt_classes = cat([p.gt_classes for p in proposals]) if proposals else scores.new_zeros(0, dtype=torch.int64)
+        gt_classes = cat([p.gt_classes for p in proposals])
         _log_classification_stats(scores, gt_classes)
-        boxes = [p.proposal_boxes.tensor for p in proposals]
+        boxes = cat([p.proposal_boxes.tensor for p in proposals])
         # without ground truth all regions are background: any boxes will do
-        gt_boxes = [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
-        boxes, gt_boxes = (cat(b) if b else deltas.new_zeros((0, 4)) for b in (boxes, gt_boxes))
+        gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
         losses = {
             "loss_cls": cross_entropy(scores, gt_classes, reduction="mean"),
             "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, gt_classes),
@@ -188,74 +160,36 @@ class FastRCNNOutputLayers(nn.Module):
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def box_reg_loss(
-        self,
-        proposal_boxes: torch.Tensor,
-        gt_boxes: torch.Tensor,
-        pred_deltas: torch.Tensor,
-        gt_classes: torch.Tensor,
+        self, proposal_boxes: torch.Tensor, gt_boxes: torch.Tensor, pred_deltas: torch.Tensor, gt_classes: torch.Tensor
     ) -> torch.Tensor:
-        """Box loss of the foreground regions, summed, by the number of all regions.
+        """Box loss of the foreground regions, by the number of all regions: each weighs the same in every batch.
 
-        The divisor is not the number of foreground regions, so that each of these weighs the same in every batch.
-
-        Args:
-            proposal_boxes, gt_boxes: (R, 4).
-            pred_deltas: (R, K * 4) or (R, 4).
-            gt_classes: int64 (R,).
+        ``proposal_boxes`` and ``gt_boxes`` are (R, 4), ``pred_deltas`` (R, K * 4) or (R, 4), ``gt_classes`` int64 (R,).
         """
         foreground = ((gt_classes >= 0) & (gt_classes < self.num_classes)).nonzero().flatten()
-        deltas = self._of_class(pred_deltas[foreground], gt_classes[foreground])
-        loss = _box_loss(
-            self.box2box_transform,
-            self.box_reg_loss_type,
-            self.smooth_l1_beta,
-            proposal_boxes[foreground],
-            gt_boxes[foreground],
-            deltas,
-        )
-        return loss / max(gt_classes.numel(), 1.0)
+        deltas = _of_class(pred_deltas[foreground], gt_classes[foreground])
+        boxes = (proposal_boxes[foreground], gt_boxes[foreground])
+        options = (self.box_reg_loss_type, self.smooth_l1_beta)
+        return self.box2box_transform.loss(*options, *boxes, deltas) / max(gt_classes.numel(), 1.0)
 
-    @staticmethod
-    def _of_class(values: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """(R, K * 4) to the four of ``classes`` (R,); (R, 4) stays."""
-        if values.shape[1] == 4:
-            return values
-        return values.unflatten(1, (-1, 4))[torch.arange(len(classes), device=classes.device), classes]
-
-    def inference(
-        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
-    ) -> tuple[list[Instances], list[torch.Tensor]]:
+    def inference(self, predictions, proposals: list[Instances]) -> tuple[list[Instances], list[torch.Tensor]]:
         """Detections, see ``fast_rcnn_inference``; ``proposals`` one an image with ``proposal_boxes``."""
-        return fast_rcnn_inference(
-            self.predict_boxes(predictions, proposals),
-            self.predict_probs(predictions, proposals),
-            [p.image_size for p in proposals],
-            self.test_score_thresh,
-            self.test_nms_thresh,
-            self.test_topk_per_image,
-        )
+        boxes, scores = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
+        thresholds = (self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image)
+        return fast_rcnn_inference(boxes, scores, [p.image_size for p in proposals], *thresholds)
 
-    def predict_boxes_for_gt_classes(
-        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
-    ) -> list[torch.Tensor]:
+    def predict_boxes_for_gt_classes(self, predictions, proposals: list[Instances]) -> list[torch.Tensor]:
         """Boxes (Ri, 4) of each image, for the true classes (``gt_classes``; the last one for background)."""
-        if not proposals:
-            return []
-        boxes = cat(self.predict_boxes(predictions, proposals))
-        classes = cat([p.gt_classes for p in proposals]).clamp(0, self.num_classes - 1)
-        return list(self._of_class(boxes, classes).split([len(p) for p in proposals]))
+        classes = [p.gt_classes.clamp(0, self.num_classes - 1) for p in proposals]
+        return [_of_class(boxes, c) for boxes, c in zip(self.predict_boxes(predictions, proposals), classes)]
 
-    def predict_boxes(
-        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
-    ) -> list[torch.Tensor]:
+    def predict_boxes(self, predictions, proposals: list[Instances]) -> list[torch.Tensor]:
         """Boxes (Ri, K * 4) or (Ri, 4) of each image, not clipped."""
         if not proposals:
             return []
         boxes = self.box2box_transform.apply_deltas(predictions[1], cat([p.proposal_boxes.tensor for p in proposals]))
         return list(boxes.split([len(p) for p in proposals]))
 
-    def predict_probs(
-        self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
-    ) -> list[torch.Tensor]:
+    def predict_probs(self, predictions, proposals: list[Instances]) -> list[torch.Tensor]:
         """Probabilities (Ri, K + 1) of each image, the background last."""
         return list(F.softmax(predictions[0], dim=-1).split([len(p) for p in proposals]))

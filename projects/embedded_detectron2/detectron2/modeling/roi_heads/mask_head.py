@@ -8,22 +8,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, get_norm
+from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 
+from .box_head import conv_relu
+
 __all__ = ["ROI_MASK_HEAD_REGISTRY", "BaseMaskRCNNHead", "MaskRCNNConvUpsampleHead", "build_mask_head"]
 
-ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
-ROI_MASK_HEAD_REGISTRY.__doc__ = "Callables ``(cfg, input_shape: ShapeSpec)``, called like ``BaseMaskRCNNHead``."
+ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")  # (cfg, ShapeSpec) -> called like BaseMaskRCNNHead
 
 
 def _of_class(pred_mask_logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) to the masks of ``classes`` (B,), or the only ones there are: (B, H, W)."""
+    """(B, C, S, S) to the masks of ``classes`` (B,), or the only ones there are: (B, S, S), float32."""
     if pred_mask_logits.shape[1] == 1:
-        return pred_mask_logits[:, 0]
-    return pred_mask_logits[torch.arange(len(classes), device=classes.device), classes]
+        return pred_mask_logits[:, 0].float()
+    return pred_mask_logits[torch.arange(len(classes), device=classes.device), classes].float()
 
 
 def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], vis_period: int = 0) -> torch.Tensor:
@@ -40,26 +41,22 @@ def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], v
     instances = [x for x in instances if len(x) > 0]
     if not instances:
         return pred_mask_logits.sum() * 0
-    gt_classes = cat([x.gt_classes.to(torch.int64) for x in instances])
-    # crop_and_resize gives them where the masks are, for polygons the CPU
-    gt_masks = cat(
-        [x.gt_masks.crop_and_resize(x.proposal_boxes.tensor, size).to(pred_mask_logits.device) for x in instances]
-    )
-    gt_bool = gt_masks if gt_masks.dtype == torch.bool else gt_masks > 0.5
-    logits = _of_class(pred_mask_logits, gt_classes).float()
+    gt_masks = [x.gt_masks.crop_and_resize(x.proposal_boxes.tensor, size) for x in instances]
+    gt_masks = cat([masks.to(pred_mask_logits.device) for masks in gt_masks])  # of polygons they are on the CPU
+    logits = _of_class(pred_mask_logits, cat([x.gt_classes.to(torch.int64) for x in instances]))
 
     storage = get_event_storage()
-    wrong = (logits > 0) != gt_bool
-    num_positive = gt_bool.sum().item()
-    num_negative = gt_bool.numel() - num_positive
-    storage.put_scalar("mask_rcnn/accuracy", 1 - wrong.sum().item() / max(wrong.numel(), 1.0))
-    storage.put_scalar("mask_rcnn/false_positive", (wrong & ~gt_bool).sum().item() / max(num_negative, 1.0))
-    storage.put_scalar("mask_rcnn/false_negative", (wrong & gt_bool).sum().item() / max(num_positive, 1.0))
+    positive = gt_masks > 0.5
+    wrong, num_positive = (logits > 0) != positive, positive.sum().item()
+    num_negative = positive.numel() - num_positive
+    storage.put_scalar("mask_rcnn/accuracy", 1 - wrong.sum().item() / wrong.numel())
+    storage.put_scalar("mask_rcnn/false_positive", (wrong & ~positive).sum().item() / max(num_negative, 1.0))
+    storage.put_scalar("mask_rcnn/false_negative", (wrong & positive).sum().item() / max(num_positive, 1.0))
     if vis_period > 0 and storage.iter % vis_period == 0:
-        pairs = torch.cat([logits.detach().sigmoid(), gt_bool.to(logits.dtype)], dim=2)
+        pairs = torch.cat([logits.detach().sigmoid(), positive.float()], dim=2)
         for i, pair in enumerate(pairs):
             storage.put_image(f"Left: mask prediction;   Right: mask GT ({i})", pair.expand(3, -1, -1))
-    return F.binary_cross_entropy_with_logits(logits, gt_masks.to(logits.dtype), reduction="mean")
+    return F.binary_cross_entropy_with_logits(logits, gt_masks.float(), reduction="mean")
 
 
 def mask_rcnn_inference(pred_mask_logits: torch.Tensor, pred_instances: list[Instances]) -> None:
@@ -70,8 +67,7 @@ def mask_rcnn_inference(pred_mask_logits: torch.Tensor, pred_instances: list[Ins
         pred_instances: one an image, B in all in the same order, with ``pred_classes``.
     """
     classes = cat([x.pred_classes for x in pred_instances])
-    # half precision would make steps in the pasted masks' outlines
-    probabilities = _of_class(pred_mask_logits, classes)[:, None].float().sigmoid()
+    probabilities = _of_class(pred_mask_logits, classes)[:, None].sigmoid()
     for instances, masks in zip(pred_instances, probabilities.split([len(x) for x in pred_instances])):
         instances.pred_masks = masks
 
@@ -79,9 +75,7 @@ def mask_rcnn_inference(pred_mask_logits: torch.Tensor, pred_instances: list[Ins
 class BaseMaskRCNNHead(nn.Module):
     """Losses and inference around ``layers``, which a subclass defines.
 
-    Args:
-        loss_weight: factor on ``loss_mask``.
-        vis_period: see ``mask_rcnn_loss``.
+    ``loss_weight`` is a factor on ``loss_mask``; for ``vis_period`` see ``mask_rcnn_loss``.
     """
 
     @configurable
@@ -96,11 +90,9 @@ class BaseMaskRCNNHead(nn.Module):
         return {"vis_period": cfg.VIS_PERIOD}
 
     def forward(self, x, instances: list[Instances]):
-        """Region features in; in training ``{"loss_mask": ...}`` out, otherwise ``instances`` with ``pred_masks``.
+        """Features of B regions, (B, C, H, W), in the order of the instances.
 
-        Args:
-            x: (B, C, H, W), B regions in the order of the instances.
-            instances: in training see ``mask_rcnn_loss``, otherwise ``mask_rcnn_inference``.
+        In training ``{"loss_mask": ...}``, see ``mask_rcnn_loss``; otherwise ``instances`` with ``pred_masks``.
         """
         x = self.layers(x)
         if self.training:
@@ -113,7 +105,7 @@ class BaseMaskRCNNHead(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define layers()")
 
 
-# nn.Sequential as well, so that a checkpoint's names are those of a flat list of layers
+# a Sequential as well, so that a checkpoint's names are those of a flat list of layers
 @ROI_MASK_HEAD_REGISTRY.register()
 class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     """3x3 convolutions, a 2x2 deconvolution of stride 2 and a 1x1 predictor.
@@ -132,23 +124,13 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
             raise AssertionError("conv_dims have to be non-empty!")
         channels = input_shape.channels
         for i, dim in enumerate(conv_dims[:-1], start=1):
-            conv = Conv2d(
-                channels,
-                dim,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, dim),
-                activation=nn.ReLU(),
-            )
-            self.add_module(f"mask_fcn{i}", conv)
+            self.add_module(f"mask_fcn{i}", conv_relu(channels, dim, conv_norm))
             channels = dim
         self.deconv = ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
-        self.add_module("deconv_relu", nn.ReLU())
+        self.deconv_relu = nn.ReLU()
         self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1)
-        for name, layer in self.named_children():
-            if name != "deconv_relu" and name != "predictor":
-                weight_init.c2_msra_fill(layer)
+        for layer in [*self][:-2]:  # all up to the deconvolution
+            weight_init.c2_msra_fill(layer)
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
 
@@ -156,13 +138,9 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
         """Arguments out of ``cfg.MODEL.ROI_MASK_HEAD``."""
         options = cfg.MODEL.ROI_MASK_HEAD
-        return {
-            **super().from_config(cfg, input_shape),
-            "input_shape": input_shape,
-            "num_classes": 1 if options.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            "conv_dims": [options.CONV_DIM] * (options.NUM_CONV + 1),
-            "conv_norm": options.NORM,
-        }
+        shape = {"input_shape": input_shape, "conv_dims": [options.CONV_DIM] * (options.NUM_CONV + 1)}
+        num_classes = 1 if options.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        return {**super().from_config(cfg, input_shape), **shape, "num_classes": num_classes, "conv_norm": options.NORM}
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to logits (B, num_classes, 2H, 2W)."""

@@ -21,8 +21,7 @@ from .box_head import build_box_head
 from .fast_rcnn import FastRCNNOutputLayers
 from .mask_head import build_mask_head
 
-ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
-ROI_HEADS_REGISTRY.__doc__ = "Callables ``(cfg, input_shape: dict[str, ShapeSpec])``, called like ``ROIHeads``."
+ROI_HEADS_REGISTRY = Registry("ROI_HEADS")  # (cfg, dict[str, ShapeSpec]) -> called like ROIHeads
 
 
 def build_roi_heads(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
@@ -34,8 +33,6 @@ def select_foreground_proposals(
     proposals: list[Instances], bg_label: int
 ) -> tuple[list[Instances], list[torch.Tensor]]:
     """Those whose ``gt_classes`` is neither ``bg_label`` nor -1, of each image, and the bool masks that pick them."""
-    if not isinstance(proposals, (list, tuple)) or not all(isinstance(p, Instances) for p in proposals):
-        raise AssertionError("proposals must be a list of Instances, one an image")
     masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
     return [p[mask] for p, mask in zip(proposals, masks)], masks
 
@@ -45,22 +42,16 @@ class ROIHeads(nn.Module):
 
     Args:
         num_classes: K, without background; background is class K.
-        batch_size_per_image: proposals to sample for training.
-        positive_fraction: at most this share of them foreground.
+        batch_size_per_image, positive_fraction: proposals to sample for training, and at most which share foreground.
         proposal_matcher: labels proposals by their IoU with the ground truth.
         proposal_append_gt: whether the ground truth's boxes join the proposals.
     """
 
     @configurable
     def __init__(
-        self,
-        *,
-        num_classes: int,
-        batch_size_per_image: int,
-        positive_fraction: float,
-        proposal_matcher: Matcher,
+        self, *, num_classes: int, batch_size_per_image: int, positive_fraction: float, proposal_matcher: Matcher,
         proposal_append_gt: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
@@ -70,7 +61,9 @@ class ROIHeads(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        """Arguments out of ``cfg.MODEL.ROI_HEADS``."""
+        """Arguments out of ``cfg.MODEL.ROI_HEADS``; NotImplementedError if the config asks for keypoints."""
+        if cfg.MODEL.KEYPOINT_ON:
+            raise NotImplementedError("MODEL.KEYPOINT_ON: only the real Detectron2 has keypoint heads")
         options = cfg.MODEL.ROI_HEADS
         return {
             "batch_size_per_image": options.BATCH_SIZE_PER_IMAGE,
@@ -83,11 +76,7 @@ class ROIHeads(nn.Module):
     def _sample_proposals(
         self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sample.
-
-        Args:
-            matched_idxs, matched_labels: (N,) of ``proposal_matcher``.
-            gt_classes: (M,).
+        """Sample, given ``proposal_matcher``'s matches and labels (N,) and the ground truth's classes (M,).
 
         Returns:
             Indices of the sampled proposals, foreground first, and their classes in [0, K].
@@ -98,10 +87,8 @@ class ROIHeads(nn.Module):
             classes[matched_labels == -1] = -1
         else:
             classes = torch.full_like(matched_idxs, self.num_classes)
-        foreground, background = subsample_labels(
-            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
-        )
-        sampled = torch.cat([foreground, background])
+        sampled = subsample_labels(classes, self.batch_size_per_image, self.positive_fraction, self.num_classes)
+        sampled = torch.cat(sampled)
         return sampled, classes[sampled]
 
     @torch.no_grad()
@@ -125,13 +112,11 @@ class ROIHeads(nn.Module):
             sampled, gt_classes = self._sample_proposals(matches, labels, image_targets.gt_classes)
             chosen = image_proposals[sampled]
             chosen.gt_classes = gt_classes
-            if len(image_targets) > 0:
-                for name, value in image_targets.get_fields().items():
-                    if name.startswith("gt_") and not chosen.has(name):
-                        chosen.set(name, value[matches[sampled]])
+            for name, value in image_targets.get_fields().items() if len(image_targets) else ():
+                if name.startswith("gt_") and not chosen.has(name):
+                    chosen.set(name, value[matches[sampled]])
             background = (gt_classes == self.num_classes).sum().item()
-            num_bg += background
-            num_fg += gt_classes.numel() - background
+            num_fg, num_bg = num_fg + len(gt_classes) - background, num_bg + background
             sampled_proposals.append(chosen)
         storage = get_event_storage()
         storage.put_scalar("roi_head/num_fg_samples", num_fg / len(proposals))
@@ -139,12 +124,9 @@ class ROIHeads(nn.Module):
         return sampled_proposals
 
     def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
+        self, images: ImageList, features: dict[str, torch.Tensor], proposals: list[Instances],
         targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:  # fmt: skip
         """Predict.
 
         Args:
@@ -158,27 +140,28 @@ class ROIHeads(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward()")
 
-
-def _build_pooler(options, shapes: list[ShapeSpec]) -> ROIPooler:
-    """The pooler that a head's config node describes, on feature maps of these shapes."""
-    return ROIPooler(
-        output_size=options.POOLER_RESOLUTION,
-        scales=[1.0 / shape.stride for shape in shapes],
-        sampling_ratio=options.POOLER_SAMPLING_RATIO,
-        pooler_type=options.POOLER_TYPE,
-    )
+    def _training_proposals(self, proposals: list[Instances], targets: list[Instances] | None) -> list[Instances]:
+        """In training a sample of the proposals with what they are trained on, otherwise all."""
+        if not self.training:
+            return proposals
+        if targets is None:
+            raise AssertionError("ROI heads require targets in training!")
+        return self.label_and_sample_proposals(proposals, targets)
 
 
-def _same_channels(shapes: list[ShapeSpec]) -> int:
+def _pooler_and_shapes(cfg, options, input_shape: dict[str, ShapeSpec]) -> tuple[ROIPooler | None, ShapeSpec | dict]:
+    """The pooler that a head's config node describes and a pooled region's shape; without POOLER_TYPE no pooler, and
+    the shapes of the feature maps."""
+    names, size = cfg.MODEL.ROI_HEADS.IN_FEATURES, options.POOLER_RESOLUTION
+    shapes = pick_shapes(input_shape, names, "MODEL.ROI_HEADS.IN_FEATURES")
+    if not options.POOLER_TYPE:
+        return None, dict(zip(names, shapes))
     channels = {shape.channels for shape in shapes}
     if len(channels) != 1:
         raise AssertionError(f"MODEL.ROI_HEADS.IN_FEATURES must have equal numbers of channels, got {channels}")
-    return channels.pop()
-
-
-def _no_keypoints(cfg) -> None:
-    if cfg.MODEL.KEYPOINT_ON:
-        raise NotImplementedError("MODEL.KEYPOINT_ON: only the real Detectron2 has keypoint heads")
+    scales = [1.0 / shape.stride for shape in shapes]
+    pooler = ROIPooler(size, scales, options.POOLER_SAMPLING_RATIO, options.POOLER_TYPE)
+    return pooler, ShapeSpec(channels=channels.pop(), height=size, width=size)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -195,19 +178,13 @@ class Res5ROIHeads(ROIHeads):
 
     @configurable
     def __init__(
-        self,
-        *,
-        in_features: list[str],
-        pooler: ROIPooler,
-        res5: nn.Module,
-        box_predictor: nn.Module,
-        mask_head: nn.Module | None = None,
-        **kwargs,
-    ) -> None:
+        self, *, in_features: list[str], pooler: ROIPooler, res5: nn.Module, box_predictor: nn.Module,
+        mask_head: nn.Module | None = None, **kwargs,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.in_features = in_features
         self.pooler = pooler
-        self.res5 = nn.Sequential(*res5) if isinstance(res5, (list, tuple)) else res5
+        self.res5 = res5
         self.box_predictor = box_predictor
         self.mask_on = mask_head is not None
         if self.mask_on:
@@ -216,25 +193,22 @@ class Res5ROIHeads(ROIHeads):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
         """Arguments out of ``cfg.MODEL``; the pooler is the box head's."""
-        _no_keypoints(cfg)
-        arguments = super().from_config(cfg)
-        names = arguments["in_features"] = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        names = cfg.MODEL.ROI_HEADS.IN_FEATURES
         if len(names) != 1:
             raise AssertionError(f"Res5ROIHeads pools from one feature map, MODEL.ROI_HEADS.IN_FEATURES is {names}")
-        options = cfg.MODEL.ROI_BOX_HEAD
-        shapes = pick_shapes(input_shape, names, "MODEL.ROI_HEADS.IN_FEATURES")
-        arguments["pooler"] = _build_pooler(options, shapes)
-        arguments["res5"], channels = cls._build_res5_block(cfg)
-        arguments["box_predictor"] = FastRCNNOutputLayers(cfg, ShapeSpec(channels=channels, height=1, width=1))
+        pooler, region = _pooler_and_shapes(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
+        res5, channels = cls._build_res5_block(cfg)
+        predictor = FastRCNNOutputLayers(cfg, ShapeSpec(channels=channels, height=1, width=1))
+        parts = {"in_features": names, "pooler": pooler, "res5": res5, "box_predictor": predictor}
         if cfg.MODEL.MASK_ON:
-            size = options.POOLER_RESOLUTION
-            arguments["mask_head"] = build_mask_head(cfg, ShapeSpec(channels=channels, width=size, height=size))
-        return arguments
+            region = ShapeSpec(channels=channels, height=region.height, width=region.width)
+            parts["mask_head"] = build_mask_head(cfg, region)
+        return {**super().from_config(cfg), **parts}
 
     @classmethod
     def _build_res5_block(cls, cfg) -> tuple[nn.Sequential, int]:
         """The stage and its output channels."""
-        blocks = make_stage_from_config(cfg, 5, cfg.MODEL.RESNETS.NORM)
+        blocks = make_stage_from_config(cfg, 5)
         return nn.Sequential(*blocks), blocks[-1].out_channels
 
     def _shared_roi_transform(self, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
@@ -242,20 +216,13 @@ class Res5ROIHeads(ROIHeads):
         return self.res5(self.pooler(features, boxes))
 
     def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
+        self, images: ImageList, features: dict[str, torch.Tensor], proposals: list[Instances],
         targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:  # fmt: skip
         """See ``ROIHeads.forward``; no detections in training."""
-        if self.training:
-            if targets is None:
-                raise AssertionError("ROI heads require targets in training!")
-            proposals = self.label_and_sample_proposals(proposals, targets)
-        box_features = self._shared_roi_transform(
-            [features[name] for name in self.in_features], [p.proposal_boxes for p in proposals]
-        )
+        proposals = self._training_proposals(proposals, targets)
+        boxes = [p.proposal_boxes for p in proposals]
+        box_features = self._shared_roi_transform([features[f] for f in self.in_features], boxes)
         predictions = self.box_predictor(box_features.mean(dim=[2, 3]))
         if not self.training:
             detections, _ = self.box_predictor.inference(predictions, proposals)
@@ -263,8 +230,7 @@ class Res5ROIHeads(ROIHeads):
         losses = self.box_predictor.losses(predictions, proposals)
         if self.mask_on:
             proposals, masks = select_foreground_proposals(proposals, self.num_classes)
-            # reuses the features of the boxes' branch
-            losses.update(self.mask_head(box_features[torch.cat(masks)], proposals))
+            losses.update(self.mask_head(box_features[torch.cat(masks)], proposals))  # the box branch's features
         return [], losses
 
     def forward_with_given_boxes(
@@ -287,24 +253,16 @@ class StandardROIHeads(ROIHeads):
         box_in_features: names of the feature maps that the box head pools from.
         box_pooler, box_head, box_predictor: see ``ROIPooler``, ``FastRCNNConvFCHead``, ``FastRCNNOutputLayers``.
         mask_in_features, mask_pooler, mask_head: the same for masks. Without a pooler the head gets the dict of feature
-            maps; without a head there are no masks.
+            maps; without features there are no masks.
         train_on_pred_boxes: whether the mask head is trained on the predicted boxes instead of the proposals.
     """
 
     @configurable
     def __init__(
-        self,
-        *,
-        box_in_features: list[str],
-        box_pooler: ROIPooler,
-        box_head: nn.Module,
-        box_predictor: nn.Module,
-        mask_in_features: list[str] | None = None,
-        mask_pooler: ROIPooler | None = None,
-        mask_head: nn.Module | None = None,
-        train_on_pred_boxes: bool = False,
-        **kwargs,
-    ) -> None:
+        self, *, box_in_features: list[str], box_pooler: ROIPooler, box_head: nn.Module, box_predictor: nn.Module,
+        mask_in_features: list[str] | None = None, mask_pooler: ROIPooler | None = None,
+        mask_head: nn.Module | None = None, train_on_pred_boxes: bool = False, **kwargs,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.in_features = self.box_in_features = box_in_features
         self.box_pooler = box_pooler
@@ -320,58 +278,36 @@ class StandardROIHeads(ROIHeads):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
         """Arguments out of ``cfg.MODEL``, those of each head by ``_init_..._head``."""
-        _no_keypoints(cfg)
-        return {
-            **super().from_config(cfg),
-            "train_on_pred_boxes": cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES,
-            **cls._init_box_head(cfg, input_shape),
-            **cls._init_mask_head(cfg, input_shape),
-        }
+        parts = {**cls._init_box_head(cfg, input_shape), **cls._init_mask_head(cfg, input_shape)}
+        train_on_pred_boxes = cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES
+        return {**super().from_config(cfg), **parts, "train_on_pred_boxes": train_on_pred_boxes}
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
         """``box_in_features``, ``box_pooler``, ``box_head`` and ``box_predictor``."""
-        names, options = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_BOX_HEAD
-        shapes = pick_shapes(input_shape, names, "MODEL.ROI_HEADS.IN_FEATURES")
-        size = options.POOLER_RESOLUTION
-        box_head = build_box_head(cfg, ShapeSpec(channels=_same_channels(shapes), height=size, width=size))
-        return {
-            "box_in_features": names,
-            "box_pooler": _build_pooler(options, shapes),
-            "box_head": box_head,
-            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
-        }
+        pooler, region = _pooler_and_shapes(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
+        head = build_box_head(cfg, region)
+        predictor = FastRCNNOutputLayers(cfg, head.output_shape)
+        features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        return {"box_in_features": features, "box_pooler": pooler, "box_head": head, "box_predictor": predictor}
 
     @classmethod
     def _init_mask_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        """``mask_in_features``, ``mask_pooler`` and ``mask_head``; {} without masks."""
+        """``mask_in_features``, ``mask_pooler`` (None if its type is empty) and ``mask_head``; {} without masks."""
         if not cfg.MODEL.MASK_ON:
             return {}
-        names, options = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_MASK_HEAD
-        shapes = pick_shapes(input_shape, names, "MODEL.ROI_HEADS.IN_FEATURES")
-        size = options.POOLER_RESOLUTION
-        # a head that does without pooling names no pooler, and gets the maps' shapes
-        pooler = _build_pooler(options, shapes) if options.POOLER_TYPE else None
-        head_shape = ShapeSpec(channels=_same_channels(shapes), width=size, height=size)
-        return {
-            "mask_in_features": names,
-            "mask_pooler": pooler,
-            "mask_head": build_mask_head(cfg, head_shape if pooler else dict(zip(names, shapes))),
-        }
+        pooler, region = _pooler_and_shapes(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)
+        head = build_mask_head(cfg, region)
+        return {"mask_in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES, "mask_pooler": pooler, "mask_head": head}
 
     def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
+        self, images: ImageList, features: dict[str, torch.Tensor], proposals: list[Instances],
         targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:  # fmt: skip
         """See ``ROIHeads.forward``; in training the sampled proposals are returned."""
+        proposals = self._training_proposals(proposals, targets)
         if not self.training:
             return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
-        if targets is None:
-            raise AssertionError("ROI heads require targets in training!")
-        proposals = self.label_and_sample_proposals(proposals, targets)
         losses = self._forward_box(features, proposals)
         losses.update(self._forward_mask(features, proposals))
         return proposals, losses
@@ -389,7 +325,8 @@ class StandardROIHeads(ROIHeads):
 
         With ``train_on_pred_boxes``, ``proposal_boxes`` of the proposals are replaced by the predicted boxes.
         """
-        pooled = self.box_pooler([features[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals])
+        boxes = [p.proposal_boxes for p in proposals]
+        pooled = self.box_pooler([features[f] for f in self.box_in_features], boxes)
         predictions = self.box_predictor(self.box_head(pooled))
         if not self.training:
             return self.box_predictor.inference(predictions, proposals)[0]
