@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Callable
 
+import torch
 import torchvision
 from torch import nn
+from torch.nn import functional as F
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
@@ -14,6 +16,16 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps=eps)
         self.num_features = num_features
+        self.running_var -= eps  # an untouched layer is the identity
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to the same shape and dtype."""
+        if not x.requires_grad:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps)
+        # a product and a sum: batch_norm's backward would keep more for gradients of constants
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype).reshape(1, -1, 1, 1) + shift.to(x.dtype).reshape(1, -1, 1, 1)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         if "num_batches_tracked" in self._buffers:  # converted from a BatchNorm: torchvision's would leave it out
