@@ -18,6 +18,7 @@ import os
 import weakref
 from typing import Any
 
+from tellapart import InputError
 from tellapart.data.loader import build_guarded_test_loader, build_resumable_train_loader
 from tellapart.runtime.checkpoint import Checkpointer
 from tellapart.runtime.doors import check_datasets, load_config, register_from_flags
@@ -25,9 +26,11 @@ from tellapart.runtime.hooks import KeepLossHistory, PreemptionHook, SeedEverySt
 from tellapart.runtime.launch import launch
 from tellapart.visualization.contact_sheet import contact_sheet_from_results
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, verify_results
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -56,6 +59,23 @@ class Trainer(DefaultTrainer):
     def data_loader(self) -> Any:
         """The training loader."""
         return self._trainer.data_loader
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """By ``SOLVER.OPTIMIZER``: Detectron2's SGD, or AdamW with its parameter groups and gradient clipping."""
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return super().build_optimizer(cfg, model)
+        if cfg.SOLVER.OPTIMIZER != "ADAMW":
+            raise InputError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER}, wanted SGD or ADAMW")
+        groups = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        return adamw(groups, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -93,9 +113,15 @@ def inference_folder(cfg: CfgNode, dataset_name: str) -> str:
     return folder if len(cfg.DATASETS.TEST) == 1 else os.path.join(folder, dataset_name)
 
 
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+
+
 def setup(args: argparse.Namespace) -> CfgNode:
     """Config, loggers, seed and output folder."""
     setup_logger(name="tellapart", abbrev_name="tp")
+    # bad input is one message, printed once by launch(); the training loop would log it with its traceback
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     register_from_flags(args.register)
     cfg = load_config(args.config_file, args.opts)
     check_datasets(cfg, [*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])

@@ -23,8 +23,9 @@ def refused(capfd, forget):
         with pytest.raises(SystemExit) as exit:
             train_net.launch(train_net.main, train_net.argument_parser().parse_args(list(arguments)))
         assert exit.value.code == 2
-        errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1
+        out, err = capfd.readouterr()
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "Traceback" not in out + err
         return errors[0]
 
     return run
@@ -66,6 +67,11 @@ def test_value_of_another_type_and_odd_options(refused, tiny_config):
     config = str(tiny_config(NAME))
     assert "SOLVER.MAX_ITER" in refused("--config-file", config, "SOLVER.MAX_ITER", "many")
     assert "pairs KEY VALUE, got 1" in refused("--config-file", config, "SOLVER.MAX_ITER")
+
+
+def test_unknown_optimizer(refused, tiny_config, tiny_set):
+    message = refused("--config-file", str(tiny_config(NAME)), *flag(tiny_set), "SOLVER.OPTIMIZER", "LION")
+    assert "SOLVER.OPTIMIZER is LION, wanted SGD or ADAMW" in message
 
 
 def test_broken_yaml(refused, tmp_path):
