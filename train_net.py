@@ -119,7 +119,6 @@ def _is_no_input_error(record: logging.LogRecord) -> bool:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Config, loggers, seed and output folder."""
-    setup_logger(name="tellapart", abbrev_name="tp")
     # bad input is one message, printed once by launch(); the training loop would log it with its traceback
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     register_from_flags(args.register)
