@@ -130,7 +130,7 @@ def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tm
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'projects'}", "OMP_NUM_THREADS": "1"}
-    common = {"env": environment, "text": True, "capture_output": True, "timeout": 120, "cwd": tmp_path}
+    common = {"env": environment, "text": True, "capture_output": True, "timeout": 240, "cwd": tmp_path}
     result = subprocess.run(
         [*torchrun, str(driver), *command(tiny_set, config, "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()")[1:]], **common
     )
