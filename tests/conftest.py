@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -22,6 +23,17 @@ def pytest_report_header() -> str:
     import detectron2
 
     return f"detectron2 {detectron2.__version__} from {Path(detectron2.__file__).parent}, torch {torch.__version__}"
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before():
+    """Detectron2's set-up leaves handlers on streams that pytest closes, and turns propagation off: undo it."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "tellapart")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,14 @@ def test_another_seed_gives_other_losses(run, tmp_path):
     assert run(tmp_path / "a", opts=opts) != run(tmp_path / "b", opts=(*opts, "SEED", "7"))
 
 
+def test_adamw(run, tmp_path):
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()")
+    sgd, adamw = run(tmp_path / "a", opts=opts), run(tmp_path / "b", opts=(*opts, "SOLVER.OPTIMIZER", "ADAMW"))
+    assert sgd[0] == adamw[0] and sgd[2] != adamw[2]
+    state = torch.load(tmp_path / "b" / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["optimizer"]
+    assert "exp_avg_sq" in state["state"][0]
+
+
 def test_finished_run_is_not_trained_again(run, tmp_path):
     opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
     run(tmp_path / "a", opts=opts)

@@ -1,5 +1,7 @@
 """The loop over a dataset, several evaluators as one, and printing and checking results."""
 
+import time
+
 import tellapart  # noqa: F401
 
 import pytest
@@ -59,6 +61,7 @@ def test_every_batch_reaches_the_evaluator(caplog):
 
 
 def test_progress_is_logged(caplog):
+    time.sleep(5.1)  # a line every five seconds at most, also over tests
     with caplog.at_level("INFO"):
         inference_on_dataset(lambda x: x, [[i] for i in range(13)], None)
     lines = [r.message for r in caplog.records if r.message.startswith("Inference done")]
