@@ -16,7 +16,6 @@ import argparse
 import logging
 import os
 import weakref
-from typing import Any
 
 from tellapart import InputError
 from tellapart.data.loader import build_guarded_test_loader, build_resumable_train_loader
@@ -54,11 +53,6 @@ class Trainer(DefaultTrainer):
         self.data_loader.batch_sampler.start_batch = self.start_iter
         if self.start_iter >= self.max_iter:
             logger.info("%s is trained to its end (%d iterations): evaluating", self.cfg.OUTPUT_DIR, self.max_iter)
-
-    @property
-    def data_loader(self) -> Any:
-        """The training loader."""
-        return self._trainer.data_loader
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -25,8 +25,8 @@ def under_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def launch(main: Callable[..., Any], args: argparse.Namespace, *main_args: Any) -> None:
-    """Run ``main(args, *main_args)`` in as many processes as asked for; exit with code 2 on ``InputError``.
+def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in as many processes as asked for; exit with code 2 on ``InputError``.
 
     Under ``torchrun`` this process is one of those it started: NCCL where every local process has a GPU, else gloo.
     Otherwise ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url`` say it, as for Detectron2's
@@ -34,7 +34,7 @@ def launch(main: Callable[..., Any], args: argparse.Namespace, *main_args: Any) 
     """
     try:
         if under_torchrun():
-            _join_torchrun(main, args, *main_args)
+            _join_torchrun(main, args)
             return
         # more GPUs than there are fail ten layers down otherwise
         if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
@@ -48,7 +48,7 @@ def launch(main: Callable[..., Any], args: argparse.Namespace, *main_args: Any) 
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args, *main_args),
+            args=(args,),
         )
     except InputError as error:
         _complain(error)
@@ -60,12 +60,12 @@ def launch(main: Callable[..., Any], args: argparse.Namespace, *main_args: Any) 
 class _Guarded:
     """``main`` for a spawned worker (so it can be pickled), where ``InputError`` becomes a message and exit code 2."""
 
-    def __init__(self, main: Callable[..., Any]) -> None:
+    def __init__(self, main: Callable[[argparse.Namespace], Any]) -> None:
         self.main = main
 
-    def __call__(self, *args: Any) -> None:
+    def __call__(self, args: argparse.Namespace) -> None:
         try:
-            self.main(*args)
+            self.main(args)
         except InputError as error:
             if comm.get_world_size() == 1:
                 raise
@@ -79,7 +79,7 @@ def _complain(error: InputError) -> None:
     sys.exit(EXIT_BAD_INPUT)
 
 
-def _join_torchrun(main: Callable[..., Any], args: argparse.Namespace, *main_args: Any) -> None:
+def _join_torchrun(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     local_rank = int(os.environ["LOCAL_RANK"])
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_size
@@ -92,6 +92,6 @@ def _join_torchrun(main: Callable[..., Any], args: argparse.Namespace, *main_arg
     try:
         comm.create_local_process_group(local_size)
         comm.synchronize()
-        main(args, *main_args)
+        main(args)
     finally:
         dist.destroy_process_group()
