@@ -95,7 +95,9 @@ def _nearest_file(path: str) -> str:
 
 
 # the section whose NUM_CLASSES a meta-architecture goes by
-_CLASSES_OF = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+_CLASSES_OF = {
+    "GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "FCIS": "ROI_HEADS", "RetinaNet": "RETINANET"
+}  # fmt: skip
 
 
 def check_datasets(cfg: CfgNode, names: list[str]) -> None:

@@ -1,0 +1,122 @@
+"""FCIS's training: mask targets, the three losses of each region, the hardest regions (section 2.3, "training")."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from detectron2.layers import ROIAlign
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+from torch import Tensor
+from torch.nn import functional as F
+
+_FINER = 4  # polygons are drawn on a grid finer by this, so that a cell's share of foreground is known
+
+
+class RegionLosses(NamedTuple):
+    """Losses of R regions, each (R,): classification, segmentation and box; the last two 0 for background."""
+
+    cls: Tensor
+    seg: Tensor
+    box: Tensor
+
+
+def mask_targets(gt_masks: BitMasks | PolygonMasks, boxes: Tensor, resolution: int, threshold: float) -> Tensor:
+    """Ground-truth masks cut to boxes, as grids.
+
+    Args:
+        gt_masks: P masks in the image.
+        boxes: (P, 4) XYXY in image pixels, one a mask.
+        resolution: m.
+        threshold: a cell is foreground if at least this share of it is.
+
+    Returns:
+        bool (P, m, m).
+    """
+    if isinstance(gt_masks, PolygonMasks):
+        fine = gt_masks.crop_and_resize(boxes, resolution * _FINER).to(boxes.device)
+        share = F.avg_pool2d(fine[:, None].float(), _FINER)[:, 0] if len(boxes) else fine
+    else:
+        index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
+        align = ROIAlign((resolution, resolution), 1.0, 0, aligned=True)
+        share = align(gt_masks.tensor[:, None].float(), torch.cat((index, boxes), 1).float())[:, 0]
+    return share.view(-1, resolution, resolution) >= threshold
+
+
+def region_losses(
+    class_logits: Tensor, side_logits: Tensor, deltas: Tensor, gt_classes: Tensor, foreground: Tensor,
+    gt_masks: Tensor, gt_deltas: Tensor, smooth_l1_beta: float,
+) -> RegionLosses:  # fmt: skip
+    """The losses of each of R regions, P of them foreground.
+
+    Args:
+        class_logits: (R, C + 1), background last.
+        side_logits: (P, m, m), inside minus outside score at the true category of the foreground regions. The two-way
+            softmax of the paper is a sigmoid of it.
+        deltas: (R, 4), predicted.
+        gt_classes: int64 (R,), background C.
+        foreground: bool (R,), the P regions that have a mask and a box to learn.
+        gt_masks: bool (P, m, m).
+        gt_deltas: (P, 4).
+        smooth_l1_beta: 1 / sigma^2.
+
+    Returns:
+        ``seg`` is a mean over the m * m cells, ``box`` a sum over the four numbers.
+    """
+    cls = F.cross_entropy(class_logits, gt_classes, reduction="none")
+    seg = F.binary_cross_entropy_with_logits(side_logits, gt_masks.to(side_logits.dtype), reduction="none")
+    distance = (deltas[foreground] - gt_deltas).abs()
+    if smooth_l1_beta > 0:
+        below = 0.5 * distance.square() / smooth_l1_beta
+        distance = torch.where(distance < smooth_l1_beta, below, distance - 0.5 * smooth_l1_beta)
+    index = foreground.nonzero().flatten()
+    zeros = torch.zeros_like(cls)
+    return RegionLosses(
+        cls, zeros.index_add(0, index, seg.mean((1, 2))), zeros.index_add(0, index, distance.sum(1))
+    )
+
+
+def hardest(losses: Tensor, counts: list[int], keep: int) -> Tensor:
+    """Online hard example mining (Shrivastava et al., 2016): the regions of highest loss in each image.
+
+    Args:
+        losses: (R,), regions of all images in a row.
+        counts: regions of each image.
+        keep: at most so many an image.
+
+    Returns:
+        bool (R,).
+    """
+    chosen = torch.zeros_like(losses, dtype=torch.bool)
+    start = 0
+    for count in counts:
+        best = losses[start : start + count].topk(min(keep, count)).indices
+        chosen[start + best] = True
+        start += count
+    return chosen
+
+
+def foreground_targets(
+    proposals: list[Instances], num_classes: int, resolution: int, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What labelled proposals are to learn, the images in a row.
+
+    Args:
+        proposals: one an image: ``proposal_boxes``, ``gt_classes`` (background ``num_classes``); ``gt_boxes`` and
+            ``gt_masks`` where any is foreground.
+        num_classes: C.
+        resolution, threshold: see :func:`mask_targets`.
+
+    Returns:
+        ``foreground`` bool (R,), masks bool (P, m, m), boxes (P, 4) of the ground truth.
+    """
+    foreground = [(p.gt_classes >= 0) & (p.gt_classes < num_classes) for p in proposals]
+    device = proposals[0].gt_classes.device
+    masks = [torch.zeros((0, resolution, resolution), dtype=torch.bool, device=device)]
+    boxes = [torch.zeros((0, 4), device=device)]
+    for image, chosen in zip(proposals, foreground):
+        if chosen.any():
+            image = image[chosen]
+            masks.append(mask_targets(image.gt_masks, image.proposal_boxes.tensor, resolution, threshold))
+            boxes.append(image.gt_boxes.tensor)
+    return torch.cat(foreground), torch.cat(masks), torch.cat(boxes)
