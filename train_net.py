@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import weakref
+from collections.abc import Callable
 
 from tellapart import InputError
 from tellapart.data.loader import build_guarded_test_loader, build_resumable_train_loader
@@ -56,20 +58,23 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """By ``SOLVER.OPTIMIZER``: Detectron2's SGD, or AdamW with its parameter groups and gradient clipping."""
-        if cfg.SOLVER.OPTIMIZER == "SGD":
-            return super().build_optimizer(cfg, model)
-        if cfg.SOLVER.OPTIMIZER != "ADAMW":
-            raise InputError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER}, wanted SGD or ADAMW")
+        """By ``SOLVER.OPTIMIZER``: SGD or AdamW, with Detectron2's parameter groups and gradient clipping."""
+        options = cfg.SOLVER
         groups = get_default_optimizer_params(
             model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+            base_lr=options.BASE_LR,
+            weight_decay_norm=options.WEIGHT_DECAY_NORM,
+            bias_lr_factor=options.BIAS_LR_FACTOR,
+            weight_decay_bias=options.WEIGHT_DECAY_BIAS,
+            lr_factor_func=lr_factors(options.LR_FACTORS, [name for name, _ in model.named_parameters()]),
         )
-        adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        return adamw(groups, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+        arguments = {"lr": options.BASE_LR, "weight_decay": options.WEIGHT_DECAY}
+        if options.OPTIMIZER == "SGD":
+            arguments.update(momentum=options.MOMENTUM, nesterov=options.NESTEROV)
+            return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(groups, **arguments)
+        if options.OPTIMIZER == "ADAMW":
+            return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, **arguments)
+        raise InputError(f"SOLVER.OPTIMIZER is {options.OPTIMIZER}, wanted SGD or ADAMW")
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -99,6 +104,20 @@ class Trainer(DefaultTrainer):
                 contact_sheet_from_results(path, name, found, sheet.NUM_IMAGES, sheet.SCORE_THRESH)
                 logger.info("Images with true and predicted masks: %s", path)
         return results
+
+
+def lr_factors(pairs: list[list], names: list[str]) -> Callable[[str], float]:
+    """``SOLVER.LR_FACTORS`` as a function of a parameter's name.
+
+    Raises:
+        InputError: an entry that is no [prefix, factor], or whose prefix no parameter has.
+    """
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], (int, float)):
+            raise InputError(f"SOLVER.LR_FACTORS has {pair}, wanted [prefix of parameters' names, factor]")
+        if not any(name.startswith(pair[0]) for name in names):
+            raise InputError(f"SOLVER.LR_FACTORS has {pair}, but no parameter's name starts with {pair[0]}")
+    return lambda name: math.prod(factor for prefix, factor in pairs if name.startswith(prefix))
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> str:

@@ -13,6 +13,9 @@ def add_config(cfg: CfgNode) -> None:
     # SGD is Detectron2's; ADAMW (decoupled weight decay) learns faster from random weights in a short run.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
+    # [prefix, factor] pairs: parameters whose name starts with the prefix learn with BASE_LR times the factor.
+    cfg.SOLVER.LR_FACTORS = []
+
     # FCIS (Li et al., 2017), defaults of the paper. Its other constants are keys that Detectron2 has, set in
     # configs/FCIS/Base-FCIS.yaml: regions an image, their share of foreground, IoU thresholds, NMS, ...
     cfg.MODEL.FCIS = CfgNode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cases_config, cases_data, cases_engine, cases_heads, cases_models, cases_ops  # noqa: F401
+from . import cases_config, cases_data, cases_engine, cases_fcis, cases_heads, cases_models, cases_ops  # noqa: F401
 
 
 def is_embedded() -> bool:

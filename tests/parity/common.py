@@ -84,8 +84,10 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
                 new = made(name, *value.shape, low=centre - spread, high=centre + spread)
             else:
                 bound = (6.0 / value[0].numel()) ** 0.5
-                if "bbox_pred" in name or "anchor_deltas" in name:
+                if any(part in name for part in ("bbox_pred", "anchor_deltas", "box_maps")):
                     bound *= 0.05
+                elif "score_maps" in name:
+                    bound *= 10  # the mean over a region's cells evens scores out
                 elif "cls_score" in name:
                     bound *= 0.4  # several classes have a say, none is certain
                 elif name.endswith("stem.conv1.weight"):

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tellapart import InputError
+
 import pytest
 import torch
 from detectron2.engine import HookBase
@@ -17,6 +19,14 @@ import train_net
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "train_net_test"
+# what turns the tiny Mask R-CNN into other models
+MODELS = {
+    "Mask R-CNN": (),
+    "FCIS": (
+        "MODEL.META_ARCHITECTURE", "FCIS", "MODEL.ROI_HEADS.NAME", "FCISROIHeads", "MODEL.FCIS.CONV_DIMS", "[16]",
+        "MODEL.FCIS.OHEM", "True",
+    ),
+}  # fmt: skip
 
 
 class Recorder(HookBase):
@@ -61,8 +71,9 @@ def command(tiny_set, config: Path, *more: str) -> list[str]:
     return [str(ROOT / "train_net.py"), "--config-file", str(config), "--register", register(tiny_set), *more]
 
 
-def test_what_a_run_leaves_behind(run, tmp_path):
-    losses = run(tmp_path / "a", opts=("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"))
+@pytest.mark.parametrize("model", MODELS)
+def test_what_a_run_leaves_behind(run, tmp_path, model):
+    losses = run(tmp_path / "a", opts=(*MODELS[model], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"))
     assert sorted(losses) == list(range(6))
     left = {str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*") if p.is_file()}
     expected = {"metrics.json", "model_final.pth", "last_checkpoint", "config.yaml", "log.txt"}
@@ -100,6 +111,21 @@ def test_another_seed_gives_other_losses(run, tmp_path):
     assert run(tmp_path / "a", opts=opts) != run(tmp_path / "b", opts=(*opts, "SEED", "7"))
 
 
+def test_learning_rate_factors(run, tmp_path):
+    """A factor of 0 leaves what it names as it was, and only that."""
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()")
+    still = ("SOLVER.LR_FACTORS", "[['roi_heads.mask_head', 0.0]]")
+    run(tmp_path / "a", opts=opts)
+    run(tmp_path / "b", opts=(*opts, *still))
+    a, b = (torch.load(tmp_path / d / "model_final.pth", weights_only=True)["model"] for d in "ab")
+    differ = {name for name in a if not torch.equal(a[name], b[name])}
+    assert differ == {name for name in a if name.startswith("roi_heads.mask_head")}
+    with pytest.raises(InputError, match="no parameter's name starts with roi_head.mask"):
+        run(tmp_path / "c", opts=(*opts, "SOLVER.LR_FACTORS", "[['roi_head.mask', 2.0]]"))
+    with pytest.raises(InputError, match="wanted .prefix of parameters' names, factor."):
+        run(tmp_path / "c", opts=(*opts, "SOLVER.LR_FACTORS", "[['roi_heads', 'fast']]"))
+
+
 def test_adamw(run, tmp_path):
     opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()")
     sgd, adamw = run(tmp_path / "a", opts=opts), run(tmp_path / "b", opts=(*opts, "SOLVER.OPTIMIZER", "ADAMW"))
@@ -114,7 +140,8 @@ def test_finished_run_is_not_trained_again(run, tmp_path):
     assert run(tmp_path / "a", "--resume", opts=opts) == {}
 
 
-def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tmp_path):
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tmp_path, model):
     """torchrun with two gloo processes: equal parameters on both; two evaluate to exactly what one does."""
     config = tiny_config(NAME, tmp_path / "two")
     driver = tmp_path / "driver.py"
@@ -139,15 +166,15 @@ def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tm
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'projects'}", "OMP_NUM_THREADS": "1"}
     common = {"env": environment, "text": True, "capture_output": True, "timeout": 240, "cwd": tmp_path}
-    result = subprocess.run(
-        [*torchrun, str(driver), *command(tiny_set, config, "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()")[1:]], **common
-    )
+    short = ("SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", *MODELS[model])
+    result = subprocess.run([*torchrun, str(driver), *command(tiny_set, config, *short)[1:]], **common)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("EQUAL gloo") == 2, result.stdout[-2000:]
     weights = ["MODEL.WEIGHTS", str(tmp_path / "two" / "model_final.pth"), "TEST.CONTACT_SHEET.NUM_IMAGES", "0"]
     predictions = {}
     for name, launcher in (("one", [sys.executable]), ("both", torchrun)):
-        more = ["--eval-only", *weights, "OUTPUT_DIR", str(tmp_path / name), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+        keep_all = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+        more = ["--eval-only", *MODELS[model], *weights, *keep_all, "OUTPUT_DIR", str(tmp_path / name)]
         result = subprocess.run([*launcher, *command(tiny_set, config, *more)], **common)
         assert result.returncode == 0, result.stderr[-3000:]
         table = [line for line in (result.stdout + result.stderr).splitlines() if "copypaste" in line]

@@ -1,0 +1,241 @@
+"""The whole FCIS: every config, gradients to all parameters, empty images, given proposals, precision, seeds."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from tellapart import InputError, add_config
+from tellapart.runtime.doors import load_config
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+VARIANTS = {
+    "paper": {},
+    "pool": {"MODEL.FCIS.SAMPLING": "pool"},
+    "ohem": {"MODEL.FCIS.OHEM": True},
+    "k1": {"MODEL.FCIS.GRID_SIZE": 1},
+    "odd": {"MODEL.FCIS.GRID_SIZE": 3, "MODEL.FCIS.RESOLUTION": 10, "MODEL.FCIS.NORM": "GN"},
+    "FPN": {"MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4"]},
+}
+
+
+def config(variant: str = "paper", **more) -> object:
+    """A narrow FCIS of three categories: the paper's dilated ResNet, or a pyramid."""
+    cfg = get_cfg()
+    add_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / "FCIS" / ("fcis_R_50_FPN.yaml" if variant == "FPN" else "Base-FCIS.yaml")))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.ROI_HEADS.NUM_CLASSES = "cpu", "", 3
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 32, 8
+    cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT = "BN", 0
+    cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.RPN.CONV_DIMS, cfg.MODEL.FCIS.CONV_DIMS = 32, [-1], [32]
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 30
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
+    for key, value in {**VARIANTS[variant], **more}.items():
+        cfg.merge_from_list([key, value])
+    return cfg
+
+
+def model(variant: str = "paper", **more):
+    torch.manual_seed(0)
+    return build_model(config(variant, **more))
+
+
+def annotated(height: int, width: int, boxes: list, masks: str = "bitmask") -> dict:
+    """An image of noise; each box is filled by its instance."""
+    image = torch.randint(0, 255, (3, height, width), generator=torch.Generator().manual_seed(height))
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    polygons = [[np.array([a, b, c, b, c, d, a, d])] for a, b, c, d in boxes.double().tolist()]
+    made = PolygonMasks(polygons) if masks == "polygon" else BitMasks.from_polygon_masks(polygons, height, width)
+    truth = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.arange(len(boxes)) % 3, gt_masks=made)
+    return {"image": image.to(torch.uint8), "height": 2 * height, "width": width, "instances": truth}
+
+
+def batch(masks: str = "bitmask") -> list[dict]:
+    """Images of unequal odd sizes, the second without any object."""
+    return [annotated(97, 111, [[4, 4, 52, 40], [40, 30, 100, 90]], masks), annotated(63, 80, [], masks)]
+
+
+def losses_of(fcis, inputs: list[dict]) -> dict[str, torch.Tensor]:
+    with EventStorage(0):
+        return fcis.train()(copy.deepcopy(inputs))
+
+
+def check_instances(found: Instances, size: tuple[int, int]) -> None:
+    """Full-size masks, tight boxes, falling scores: what evaluators, visualizers and trackers read."""
+    assert found.image_size == size and found.pred_masks.shape == (len(found), *size)
+    assert found.pred_masks.dtype == torch.bool and found.pred_classes.dtype == torch.int64
+    assert (found.scores[:-1] >= found.scores[1:]).all()
+    for mask, box in zip(found.pred_masks, found.pred_boxes.tensor):
+        rows, columns = mask.nonzero().unbind(1)
+        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "FCIS").glob("fcis_*.yaml")), ids=lambda p: p.stem)
+def test_configs_build(path):
+    """Parameters have the papers' numbers of channels; nothing is allocated."""
+    cfg = load_config(str(path), ["MODEL.DEVICE", "meta"])
+    heads = build_model(cfg).roi_heads
+    bins = 1 if "k1" in path.stem else 49
+    assert heads.score_maps.out_channels == bins * 2 * (cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1)
+    assert heads.box_maps.out_channels == bins * 4
+    assert heads.scales == ([1 / 8, 1 / 16, 1 / 32] if "FPN" in path.stem else [1 / 16])
+    assert heads.convs[0].out_channels == (256 if "FPN" in path.stem else 1024)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forward_backward_and_detections(variant):
+    fcis = model(variant)
+    losses = losses_of(fcis, batch())
+    assert set(losses) == {"loss_cls", "loss_mask", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
+    sum(losses.values()).backward()
+    for name, parameter in fcis.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+    with torch.no_grad():
+        results = fcis.eval()(batch())
+        raw = fcis.inference(batch(), do_postprocess=False)
+    for inputs, result, unscaled in zip(batch(), results, raw):
+        assert len(result["instances"]) > 0
+        check_instances(result["instances"], (inputs["height"], inputs["width"]))
+        check_instances(unscaled, tuple(inputs["image"].shape[1:]))
+
+
+@pytest.mark.parametrize("variant", ["paper", "ohem"])
+def test_a_batch_without_objects_trains_on_background(variant):
+    fcis = model(variant)
+    losses = losses_of(fcis, [annotated(64, 80, []), annotated(48, 64, [])])
+    assert losses["loss_cls"] > 0 and losses["loss_mask"] == losses["loss_box_reg"] == 0
+    sum(losses.values()).backward()
+    # in distributed training every parameter must take part
+    assert all(p.grad is not None for p in fcis.parameters())
+
+
+@pytest.mark.parametrize("boxes", [[], [[10, 10, 10, 10], [5, 5, 5, 40], [80, 64, 80, 64]]], ids=["none", "degenerate"])
+@pytest.mark.parametrize("objects", [[], [[4, 4, 52, 40]]], ids=["no objects", "an object"])
+def test_given_proposals_that_are_none_or_degenerate(boxes, objects):
+    fcis = model(**{"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"})
+    inputs = annotated(64, 80, objects)
+    inputs["proposals"] = proposed((64, 80), boxes)
+    losses = losses_of(fcis, [inputs])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert (losses["loss_mask"] > 0) == bool(objects), "ground-truth boxes join the proposals"
+    with torch.no_grad():
+        found = fcis.eval()([inputs])[0]["instances"]
+    check_instances(found, (128, 80))
+    assert boxes or not len(found)
+
+
+def test_all_scores_under_the_threshold():
+    fcis = model(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1.0})
+    with torch.no_grad():
+        results = fcis.eval()(batch())
+    for inputs, result in zip(batch(), results):
+        assert len(result["instances"]) == 0
+        check_instances(result["instances"], (inputs["height"], inputs["width"]))
+
+
+def test_bit_masks_and_polygons_train_alike():
+    a, b = (losses_of(model(), batch(kind)) for kind in ("bitmask", "polygon"))
+    for name in a:
+        assert a[name].item() == pytest.approx(b[name].item(), rel=0.05), name
+
+
+def test_same_seed_same_step():
+    a, b = (losses_of(model(), batch()) for _ in range(2))
+    assert {k: v.item() for k, v in a.items()} == {k: v.item() for k, v in b.items()}
+
+
+def test_ohem_trains_on_the_hardest():
+    """16 of all regions of each image, none of lower loss than one left out; the same as one image at a time."""
+    fcis = model("ohem").train()
+    heads = fcis.roi_heads
+    with EventStorage(0), torch.no_grad():
+        images = fcis.preprocess_image(batch())
+        features = fcis.backbone(images.tensor)
+        targets = [x["instances"] for x in batch()]
+        proposals, _ = fcis.proposal_generator(images, features, targets)
+        everything = heads.label_and_sample_proposals(proposals, targets)
+        maps = heads.position_sensitive_maps([features[f] for f in heads.in_features])
+        kept = heads.hardest_proposals(maps, everything)
+        assert [len(p) for p in kept] == [16, 16] and all(len(p) > 16 for p in everything)
+        for i in range(2):
+            def total(some, i=i):
+                empty = [p[:0] for p in everything]
+                empty[i] = some
+                one, _ = heads._predict_and_compare(maps, empty)
+                return one.cls + heads.seg_loss_weight * one.seg + heads.box_loss_weight * one.box
+
+            assert torch.equal(total(kept[i]).sort().values, total(everything[i]).sort().values[-16:])
+
+
+def test_regions_in_chunks_are_the_same_regions():
+    whole, chunked = (model(**{"MODEL.FCIS.CHUNK_SIZE": size}).eval() for size in (1000, 7))
+    with torch.no_grad():
+        for a, b in zip(whole(batch()), chunked(batch())):
+            a, b = a["instances"], b["instances"]
+            assert torch.allclose(a.scores, b.scores, atol=1e-6) and torch.equal(a.pred_classes, b.pred_classes)
+            assert (a.pred_masks != b.pred_masks).float().mean() < 1e-3
+
+
+def proposed(size: tuple[int, int], boxes: list) -> Instances:
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=torch.zeros(len(boxes)))
+
+
+def test_second_round_scores_the_regressed_boxes():
+    fcis = model(**{"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"}).eval()
+    inputs = annotated(64, 80, [])
+    inputs["proposals"] = proposed((64, 80), [[10, 8, 30, 40], [50, 8, 70, 40]])
+    with torch.no_grad():
+        fcis.roi_heads.box_maps.weight.zero_()
+        fcis.roi_heads.box_maps.bias.view(-1, 4)[:, 0] = 5.0  # the weight is 5: every box moves by its width
+        images = fcis.preprocess_image([inputs])
+        candidates, _ = fcis.roi_heads(images, fcis.backbone(images.tensor), [inputs["proposals"]])
+    expected = [[10, 8, 30, 40], [50, 8, 70, 40], [30, 8, 50, 40], [70, 8, 80, 40]]
+    assert torch.allclose(candidates[0].proposal_boxes.tensor, torch.tensor(expected).float(), atol=1e-4)
+    assert candidates[0].scores.shape == (4, 3) and candidates[0].masks.shape == (4, 21, 21)
+
+
+def test_bfloat16_autocast_stays_near_float32():
+    inputs = batch()
+    for one, boxes in zip(inputs, ([[2, 2, 50, 44], [38, 28, 98, 92], [5, 50, 30, 90]], [[3, 4, 60, 50]])):
+        one["proposals"] = proposed(one["instances"].image_size, boxes)
+    given = {"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"}
+    full = losses_of(model(**given), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = losses_of(model(**given), inputs)
+    for name in full:
+        assert half[name].item() == pytest.approx(full[name].item(), rel=0.05), name
+    sum(half.values()).backward()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        check_instances(model(**given).eval()(inputs)[0]["instances"], (194, 111))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"MODEL.MASK_ON": False}, "MODEL.MASK_ON is False"),
+        ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "MODEL.ROI_HEADS.NAME is StandardROIHeads, wanted FCISROIHeads"),
+        ({"MODEL.ROI_HEADS.IN_FEATURES": ["p2"]}, "IN_FEATURES is .'p2'., but the backbone gives"),
+        ({"MODEL.ROI_HEADS.IN_FEATURES": ["res4", "res5"]}, "wanted equal channels and strides that double"),
+        ({"MODEL.FCIS.SAMPLING": "nearest"}, "MODEL.FCIS.SAMPLING is 'nearest', wanted one of"),
+        ({"MODEL.FCIS.GRID_SIZE": 0}, "MODEL.FCIS.GRID_SIZE is 0, wanted 1 or more"),
+    ],
+)
+def test_configs_that_do_not_fit(options, message):
+    with pytest.raises(InputError, match=message):
+        model(**options)
+
+
+def test_given_instances_are_refused():
+    with pytest.raises(NotImplementedError, match="takes no detected_instances"):
+        model().eval().inference(batch(), detected_instances=[Instances((4, 4))])

@@ -1,0 +1,76 @@
+"""Cases on FCIS: detections, losses and gradients on fixed weights and real images."""
+
+from __future__ import annotations
+
+import torch
+
+from .cases_models import _inputs
+from .common import case, fill, rcnn_cfg, sample_everything
+
+
+def _cfg(kind: str, **options):
+    import tellapart
+
+    cfg = rcnn_cfg(kind, 18 if kind == "FPN" else 50, narrow=True)
+    tellapart.add_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME = "FCIS", "FCISROIHeads"
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 40
+    cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA = 1.0
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.001
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = 0.3, 10
+    cfg.MODEL.FCIS.CONV_DIMS = [32]
+    if kind == "FPN":
+        cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p3", "p4", "p5"]
+    else:  # the paper's: RPN on res4, score maps on a res5 with holes
+        cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.RES5_DILATION = ["res4", "res5"], 2
+        cfg.MODEL.RPN.IN_FEATURES, cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"], ["res5"]
+    sample_everything(cfg)
+    for key, value in options.items():
+        setattr(cfg.MODEL.FCIS, key, value)
+    return cfg
+
+
+def _run(cfg) -> dict:
+    from detectron2.modeling import build_model
+    from detectron2.utils.events import EventStorage
+
+    model, inputs, out = fill(build_model(cfg)), _inputs(), {}
+    with torch.no_grad():
+        model.eval()
+        out["detections"] = [
+            {
+                "size": found.image_size,
+                "box_pixels": found.pred_boxes.tensor.flatten().tolist(),  # tight around thresholded masks
+                "scores": found.scores,
+                "classes": found.pred_classes,
+                "mask_pixels": found.pred_masks.flatten(1).sum(1).tolist(),
+            }
+            for found in (r["instances"] for r in model(inputs))
+        ]
+    model.train()
+    with EventStorage(0) as storage:
+        losses = model(inputs)
+        sum(losses.values()).backward()
+        out["logged"] = {k: float(v[0]) for k, v in storage.latest().items()}
+    out["losses"] = {k: float(v) for k, v in losses.items()}
+    heads = model.roi_heads.named_parameters()
+    out["gradients"] = {k: float(p.grad.double().square().sum().sqrt()) for k, p in heads}
+    return out
+
+
+@case(data=True)
+def case_model_fcis_R_50() -> dict:
+    return _run(_cfg("DC5"))
+
+
+@case(data=True)
+def case_model_fcis_R_18_FPN_pool() -> dict:
+    return _run(_cfg("FPN", SAMPLING="pool", GRID_SIZE=3, RESOLUTION=10))
+
+
+@case(data=True)
+def case_model_fcis_R_50_ohem() -> dict:
+    """Mining chooses by loss, so no sampling is random though not all regions are trained on."""
+    cfg = _cfg("DC5", OHEM=True)
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
+    return _run(cfg)
