@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,13 @@ from PIL import Image
 
 from .cache import build_folder, cache_dir
 from .coco_folder import check_coco_dataset, coco_annotation
+
+VOC_CLASSES = [
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+]
+# the colours that VOC's own masks have: bits of the category's number, spread over the three channels
+VOC_COLORS = [[sum((i >> 3 * j + c & 1) << 7 - j for j in range(2)) for c in range(3)] for i in range(1, 21)]
 
 
 def datasets_root() -> Path:
@@ -38,16 +46,20 @@ def output_folder(folder: str, root: Path) -> Path:
     return wanted if writable else cache_dir() / folder
 
 
-def register_prepared(folder: str, splits: dict[str, str], classes: list[str], colors: list[list[int]]) -> None:
+def register_prepared(
+    folder: str, splits: dict[str, str], classes: list[str], colors: list[list[int]], source_images: str = ""
+) -> None:
     """
     Enters the splits of a prepared set, `{"worms_train": "train"}`, into the catalogs. Nothing but the presence of the
-    JSON is looked at here.
+    JSON is looked at here. `source_images` is for a set whose images stay in that subfolder of the original, whichever
+    of the two places has the JSON.
     """
     for name, split in splits.items():
         json_name = f"instances_{split}.json"
         places = [datasets_root() / folder, cache_dir() / folder]
         place = next((place for place in places if (place / json_name).is_file()), places[0])
-        json_file, image_root = place / json_name, place / "images"
+        json_file = place / json_name
+        image_root = places[0] / source_images if source_images else place / "images"
         ensure = partial(_ensure_prepared, name, folder, json_file)
 
         def load(name: str = name, json_file: str = str(json_file), image_root: str = str(image_root), ensure=ensure):
@@ -101,6 +113,19 @@ class Problems:
             raise InputError("\n  ".join([f"{self.where}: {len(self.found)} problem(s)", *lines]))
 
 
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON whole or not at all. Raises InputError if it can't be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"{path} can't be written: {error.strerror}") from error
+
+
 def binary_mask(pixels: np.ndarray) -> np.ndarray:
     """bool (H, W): where any colour of an (H, W) or (H, W, 1 to 4) image is above 0; alpha does not count."""
     if pixels.ndim == 3:
@@ -148,7 +173,5 @@ class CocoWriter:
         for split, part in content.items():
             part["categories"] = [{"id": 1, "name": self.category}]
             part["info"] = {"description": self.description}
-            temporary = folder / f".instances_{split}.json.{os.getpid()}"
-            temporary.write_text(json.dumps(part))
-            os.replace(temporary, folder / f"instances_{split}.json")
+            write_json(folder / f"instances_{split}.json", part)
         return {split: (len(part["images"]), len(part["annotations"])) for split, part in content.items()}

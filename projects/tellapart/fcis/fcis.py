@@ -40,6 +40,8 @@ class FCIS(GeneralizedRCNN):
         if FCISROIHeads.__name__ != cfg.MODEL.ROI_HEADS.NAME:
             raise InputError(f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}, wanted {FCISROIHeads.__name__}")
         options = cfg.MODEL.FCIS
+        if not 0 < options.MASK_THRESH < 1:
+            raise InputError(f"MODEL.FCIS.MASK_THRESH is {options.MASK_THRESH}, wanted more than 0 and less than 1")
         voting = MaskVoting(
             score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             nms_thresh=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,

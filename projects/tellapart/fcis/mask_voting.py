@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 
 _ROUNDING = 1e-6  # averages of float32 weights: one that should stand exactly at a threshold counts as reaching it
-_BAND_ELEMENTS = 2**24  # candidates x pixels that are in memory at once
+_TILE, _TILE_GPU = 64, 256  # side of what is voted on at once, pixels: small is less work, large fewer calls
 
 
 @dataclass
@@ -77,28 +77,33 @@ def vote(masks: Tensor, boxes: Tensor, weights: Tensor, image_size: tuple[int, i
         threshold: of the masks and of the average.
 
     Returns:
-        bool (K, height, width). Works in bands of rows, so that no more than some 2^24 numbers are there at a time.
+        bool (K, height, width). Works tile by tile of the image, with the candidates that reach into it: all at once
+        would be R * height * width numbers, most of them 0.
     """
     height, width = image_size
-    voters = (weights > 0).any(0)
-    masks, boxes, weights = masks[voters].float(), boxes[voters], weights[:, voters].float()
     voted = torch.zeros((len(weights), height, width), dtype=torch.bool, device=masks.device)
     if not weights.numel():
         return voted
-    weights = weights / weights.sum(1, keepdim=True)
+    masks, weights = masks.float(), weights / weights.sum(1, keepdim=True)
     x0, x1 = _whole_pixels(boxes[:, 0], boxes[:, 2], width)
     y0, y1 = _whole_pixels(boxes[:, 1], boxes[:, 3], height)
-    columns = _interpolation(x0, x1, masks.shape[2], 0, width)
-    half_way = masks @ columns.transpose(1, 2)  # (R, m, width): columns resized, rows not yet
-    top, bottom = int(y0.min()), int(y1.max())
-    band = max(1, _BAND_ELEMENTS // (len(masks) * width))
-    for start in range(top, bottom, band):
-        stop = min(start + band, bottom)
-        rows = _interpolation(y0, y1, masks.shape[1], start, stop)
-        binary = (rows @ half_way >= threshold - _ROUNDING).to(weights.dtype)
-        binary *= (_inside(y0, y1, start, stop)[:, :, None] & _inside(x0, x1, 0, width)[:, None, :])
-        share = weights @ binary.flatten(1)
-        voted[:, start:stop] = (share >= threshold - _ROUNDING).view(-1, stop - start, width)
+    voters = (weights > 0).any(0)
+    side = _TILE if masks.device.type == "cpu" else _TILE_GPU
+    for top in range(0, height, side):
+        bottom = min(top + side, height)
+        in_row = voters & (y0 < bottom) & (y1 > top)
+        for left in range(0, width, side):
+            right = min(left + side, width)
+            there = (in_row & (x0 < right) & (x1 > left)).nonzero().flatten()
+            concerned = (weights[:, there] > 0).any(1).nonzero().flatten()
+            if not len(concerned):
+                continue
+            rows = _interpolation(y0[there], y1[there], masks.shape[1], top, bottom)
+            columns = _interpolation(x0[there], x1[there], masks.shape[2], left, right)
+            binary = rows @ masks[there] @ columns.transpose(1, 2) >= threshold - _ROUNDING
+            share = weights[concerned][:, there] @ binary.flatten(1).to(weights.dtype)
+            chosen = (share >= threshold - _ROUNDING).view(-1, bottom - top, right - left)
+            voted[concerned, top:bottom, left:right] = chosen
     return voted
 
 
@@ -108,19 +113,14 @@ def _whole_pixels(low: Tensor, high: Tensor, length: int) -> tuple[Tensor, Tenso
     return first, torch.maximum(high.round().clamp(max=length), first + 1)
 
 
-def _inside(low: Tensor, high: Tensor, start: int, stop: int) -> Tensor:
-    """bool (R, stop - start): which pixels lie in each interval."""
-    pixels = torch.arange(start, stop, device=low.device)
-    return (pixels >= low[:, None]) & (pixels < high[:, None])
-
-
 def _interpolation(low: Tensor, high: Tensor, cells: int, start: int, stop: int) -> Tensor:
-    """Matrices (R, stop - start, cells) that resize ``cells`` numbers bilinearly to the pixels low to high, the edge
-    repeated outside; pixel centres are at + 0.5 (what images are resized by everywhere)."""
+    """Matrices (R, stop - start, cells) that resize ``cells`` numbers bilinearly to the pixels low to high and are 0
+    outside; pixel centres are at + 0.5, edges are repeated (what images are resized by everywhere)."""
     pixels = torch.arange(start, stop, device=low.device, dtype=low.dtype)
     place = (pixels + 0.5 - low[:, None]) * (cells / (high - low))[:, None] - 0.5
     distance = place.clamp(0, cells - 1)[..., None] - torch.arange(cells, device=low.device, dtype=low.dtype)
-    return (1 - distance.abs()).clamp(min=0)
+    inside = (pixels >= low[:, None]) & (pixels < high[:, None])
+    return (1 - distance.abs()).clamp(min=0) * inside[..., None]
 
 
 def tight_boxes(masks: Tensor) -> Boxes:

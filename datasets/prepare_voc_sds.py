@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""
+Makes the instances of the Semantic Boundaries Dataset readable for Detectron2: `voc_sds_train` and `voc_sds_val`.
+
+Expects `benchmark_RELEASE/dataset` of http://home.bharathh.info/pubs/codes/SBD/download.html as ROOT/voc_sds:
+    img/<image id>.jpg
+    inst/<image id>.mat         `cls` is not needed: the instances' classes are here too
+    train.txt, val.txt          one image id a line
+The lists in SBD's download are not those of the SDS protocol, by which InstanceFCN and FCIS are measured: take the
+ones of https://github.com/msracver/FCIS, data/VOCdevkit/VOCSDS/ImageSets/Main (5623 and 5732 images), in their place.
+The images stay where they are. Needs scipy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tellapart.data.coco_folder import coco_annotation
+from tellapart.data.prepared import VOC_CLASSES, Problems, datasets_root, output_folder, write_json
+from tellapart.errors import InputError
+
+import numpy as np
+from tqdm import tqdm
+
+SDS_IMAGES = {"train": 5623, "val": 5732}
+VOID = 255
+logger = logging.getLogger("prepare_voc_sds")
+
+
+def prepare(source: Path, output: Path) -> dict[str, tuple[int, int]]:
+    """
+    Reads all of `source` (the folder that holds `img` and `inst`) and writes two JSONs to `output`.
+
+    Returns: for "train" and "val" the numbers of images and of instances.
+    Raises: InputError: naming everything that is missing or odd in the tree; or scipy is not installed.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise InputError("scipy, which reads the MATLAB files, is not installed: pip install scipy") from error
+    if not source.is_dir():
+        raise InputError(f"There is no folder {source}")
+    problems = Problems(str(source))
+    lists = {split: _read_list(source / f"{split}.txt", problems) for split in SDS_IMAGES}
+    twice = set(lists["train"]) & set(lists["val"])
+    if twice:
+        problems.add(f"{len(twice)} images are in both train.txt and val.txt, among them {min(twice)}")
+    content, num_images, num_instances = {}, 0, 0
+    for split, image_ids in lists.items():
+        if image_ids and len(image_ids) != SDS_IMAGES[split]:
+            logger.warning("%s.txt lists %d images, that of SDS %d", split, len(image_ids), SDS_IMAGES[split])
+        part = content[split] = {"images": [], "annotations": []}
+        for image_id in tqdm(image_ids, desc=split, disable=None):
+            pixels = problems.read(source / "img" / f"{image_id}.jpg")
+            instances = _read_instances(source / "inst" / f"{image_id}.mat", loadmat, problems)
+            if pixels is None or instances is None:
+                continue
+            labels, categories = instances
+            if labels.shape != pixels.shape[:2]:
+                sizes = [f"{shape[1]} x {shape[0]}" for shape in (labels.shape, pixels.shape)]
+                problems.add(f"inst/{image_id}.mat is {sizes[0]} pixels, its image {sizes[1]}")
+                continue
+            num_images += 1
+            height, width = labels.shape
+            part["images"].append({"id": num_images, "file_name": f"{image_id}.jpg", "height": height, "width": width})
+            for label in np.setdiff1d(labels, (0, VOID)):
+                num_instances += 1
+                category = int(categories[label - 1])
+                part["annotations"].append(coco_annotation(num_instances, num_images, category, labels == label))
+    problems.check()
+    for split, part in content.items():
+        part["categories"] = [{"id": i, "name": name} for i, name in enumerate(VOC_CLASSES, start=1)]
+        part["info"] = {"description": "Semantic Boundaries Dataset, instances"}
+        write_json(output / f"instances_{split}.json", part)
+    return {split: (len(part["images"]), len(part["annotations"])) for split, part in content.items()}
+
+
+def _read_list(path: Path, problems: Problems) -> list[str]:
+    try:
+        image_ids = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.add(f"{path.name} can't be read: {error}")
+        return []
+    if not image_ids or len(set(image_ids)) < len(image_ids):
+        problems.add(f"{path.name} lists {len(image_ids)} images, {len(set(image_ids))} different ones")
+    return list(dict.fromkeys(image_ids))
+
+
+def _read_instances(path: Path, loadmat: Callable, problems: Problems) -> tuple[np.ndarray, np.ndarray] | None:
+    """
+    Per pixel 0 or the instance's number or VOID, uint8 (H, W), and per instance, from number 1 on, its category, 1 to
+    20; None, noted as a problem, if there is no such thing in the file.
+    """
+    try:
+        content = loadmat(str(path))["GTinst"][0, 0]
+        labels, categories = content["Segmentation"], content["Categories"].ravel()
+    except Exception as error:  # scipy raises a dozen kinds for a broken file
+        problems.add(f"inst/{path.name} can't be read: {type(error).__name__}: {error}")
+        return None
+    numbers = np.setdiff1d(labels, (0, VOID))
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        problems.add(f"inst/{path.name}: Segmentation is {labels.dtype} {labels.shape}, wanted uint8 (H, W)")
+    elif len(numbers) and numbers[-1] > len(categories):
+        problems.add(f"inst/{path.name}: instance {numbers[-1]} has none of the {len(categories)} Categories")
+    elif len(categories) and not 1 <= categories.min() <= categories.max() <= len(VOC_CLASSES):
+        problems.add(f"inst/{path.name}: Categories are {categories.tolist()}, wanted 1 to {len(VOC_CLASSES)}")
+    else:
+        return labels, categories
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=datasets_root(), help="$DETECTRON2_DATASETS or ./datasets")
+    parser.add_argument("--output", type=Path, help="default: ROOT/voc_sds, or the cache folder if that is read-only")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    output = args.output or output_folder("voc_sds", args.root)
+    for split, (images, instances) in prepare(args.root / "voc_sds", output).items():
+        logger.info("voc_sds_%s: %d images, %d instances in %s", split, images, instances, output)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"{error}")

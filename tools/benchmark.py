@@ -1,0 +1,161 @@
+#!/usr/bin/env python
+"""How fast, and in how much memory: each part beside its alternative, in the same run, as a ratio.
+
+    python tools/benchmark.py               # all
+    python tools/benchmark.py assemble      # FCIS's assembling: embedding_bag, gather, torchvision's ps_roi_align
+    python tools/benchmark.py memory        # peak memory of scoring 600 regions of 81 categories: in chunks, at once
+    python tools/benchmark.py voting        # mask voting: all detections at once, one by one
+
+Times are medians over several runs; they hang on the machine, the ratios hardly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tellapart import add_config
+from tellapart.fcis import MaskVoting
+from tellapart.fcis.mask_voting import vote
+from tellapart.fcis.roi_heads import FCISROIHeads
+from tellapart.position_sensitive import assemble
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes
+from torch.utils.benchmark import Timer
+from torchvision.ops import ps_roi_align
+
+GRID, RESOLUTION, CLASSES, STRIDE = 7, 21, 80, 16  # the paper's
+MAP_SIZE = (38, 63)  # height and width of the maps of a 600 x 1000 image
+
+
+def made_boxes(count: int) -> torch.Tensor:
+    """(count, 4) XYXY boxes of 32 to 400 px in a 600 x 1000 image, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    sides = 32 + 368 * torch.rand((count, 2), generator=generator)
+    corner = torch.rand((count, 2), generator=generator) * (torch.tensor([1000.0, 600.0]) - sides)
+    return torch.cat((corner, corner + sides), 1)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Median time of a call."""
+    timer = Timer("f()", globals={"f": function}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=2.0).median
+
+
+def report(rows: list[tuple[str, float]], unit: str = "s") -> None:
+    """Each row with its ratio to the first."""
+    for name, value in rows:
+        print(f"  {name:58s} {value:9.4f} {unit}   {value / rows[0][1]:6.2f} x")
+
+
+def benchmark_assemble() -> None:
+    """300 regions of 81 categories; ``ps_roi_align`` takes a call for each of the 3 x 3 cells of a bin."""
+    columns = 2 * (CLASSES + 1)
+    maps = torch.randn((1, GRID * GRID * columns, *MAP_SIZE)).contiguous(memory_format=torch.channels_last)
+    rois = torch.cat((torch.zeros(300, 1), made_boxes(300)), 1)
+
+    def shifted() -> torch.Tensor:
+        cell = (rois[:, 3:] - rois[:, 1:3]) / RESOLUTION
+        grids = []
+        for row in (-1, 0, 1):  # all bins' upper, middle, lower cells
+            for column in (-1, 0, 1):
+                shift = torch.stack((column * cell[:, 0], row * cell[:, 1]), 1)
+                moved = torch.cat((rois[:, :1], rois[:, 1:] + shift.repeat(1, 2)), 1)
+                grids.append(ps_roi_align(theirs, moved, GRID, 1 / STRIDE, sampling_ratio=1))
+        grids = torch.stack(grids, 2).unflatten(2, (3, 3))  # (R, D, 3, 3, k, k)
+        return grids.permute(0, 1, 4, 2, 5, 3).reshape(len(rois), columns, RESOLUTION, RESOLUTION)
+
+    # torchvision's channel order is quantity, row, column
+    theirs = maps.unflatten(1, (GRID * GRID, columns)).transpose(1, 2).flatten(1, 2).contiguous()
+    arguments = (maps, rois, 1 / STRIDE, GRID, RESOLUTION)
+    difference = (shifted() - assemble(*arguments)).abs().max().item()
+    print(f"assemble: 300 regions, k 7, 21 x 21 cells, 81 categories, maps {MAP_SIZE}; ours - theirs {difference:.1e}")
+    learned = maps.clone(memory_format=torch.channels_last).requires_grad_()
+    report(
+        [
+            ("aligned, embedding_bag", seconds(lambda: assemble(*arguments))),
+            ("aligned, gather", seconds(lambda: assemble(*arguments, method="gather"))),
+            ("official pooling, embedding_bag", seconds(lambda: assemble(*arguments, sampling="pool"))),
+            ("aligned, nine shifted calls of torchvision's ps_roi_align", seconds(shifted)),
+            ("aligned, forward and backward", seconds(lambda: assemble(learned, *arguments[1:]).sum().backward())),
+        ]
+    )
+
+
+def _peak_mib() -> float:
+    """The most memory that this process has had (Linux)."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def _peak_of_scoring(chunk_size: int, pipe) -> None:
+    cfg = get_cfg()
+    add_config(cfg)
+    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.FCIS.CHUNK_SIZE = ["res5"], chunk_size
+    heads = FCISROIHeads(cfg, {"res5": ShapeSpec(channels=64, stride=STRIDE)}).eval()
+    with torch.no_grad():
+        maps = heads.position_sensitive_maps([torch.randn(1, 64, *MAP_SIZE)])
+        heads.score_regions(maps, [Boxes(made_boxes(10))])  # what libraries load at their first call is not counted
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _peak_mib()
+        heads.score_regions(maps, [Boxes(made_boxes(600))])
+    pipe.send(_peak_mib() - before)
+
+
+def benchmark_memory() -> None:
+    """Growth of the process's peak memory, each variant in a process of its own."""
+    print("memory: growth of the peak while 600 regions of 81 categories are scored (maps apart)")
+    rows = []
+    for name, chunk_size in (("in chunks of 100 (MODEL.FCIS.CHUNK_SIZE)", 100), ("all grids at once", 600)):
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=_peak_of_scoring, args=(chunk_size, theirs))
+        process.start()
+        rows.append((name, ours.recv()))
+        process.join()
+    report(rows, "MiB")
+
+
+def benchmark_voting() -> None:
+    """Masks of 100 detections by 600 candidates in a 600 x 1000 image."""
+    generator = torch.Generator().manual_seed(1)
+    boxes = made_boxes(60).repeat(10, 1) + 6 * torch.randn((600, 4), generator=generator)
+    boxes = Boxes(boxes)
+    boxes.clip((600, 1000))
+    masks = torch.rand((600, RESOLUTION, RESOLUTION), generator=generator)
+    scores = torch.rand((600, CLASSES), generator=generator) ** 8
+    found = MaskVoting()(boxes.tensor, scores, masks, (600, 1000))
+    kept = boxes.tensor[: len(found)]
+    weights = (torch.rand((len(kept), 600), generator=generator) < 10 / 600).float()
+
+    def one_by_one() -> list[torch.Tensor]:
+        return [vote(masks, boxes.tensor, row[None], (600, 1000), 0.4) for row in weights]
+
+    print(f"voting: {len(kept)} detections, about 10 voters each of 600 candidates, 600 x 1000 px")
+    report(
+        [
+            ("all at once", seconds(lambda: vote(masks, boxes.tensor, weights, (600, 1000), 0.4))),
+            ("detection by detection", seconds(one_by_one)),
+        ]
+    )
+
+
+PARTS = {"assemble": benchmark_assemble, "memory": benchmark_memory, "voting": benchmark_voting}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    chosen = parser.parse_args().parts or list(PARTS)
+    if set(chosen) - set(PARTS):
+        parser.error(f"no part {sorted(set(chosen) - set(PARTS))}, wanted some of {list(PARTS)}")
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
+    for part in chosen:
+        PARTS[part]()
