@@ -2,7 +2,7 @@
 # Needs: Python >= 3.9 with venv, make, the package index. Everything else is installed into .venv.
 PYTHON ?= python3
 VENV   ?= .venv
-CONFIG ?= configs/quick/mask_rcnn_R_18_FPN_shapes.yaml
+CONFIG ?= configs/quick/fcis_R_18_shapes.yaml
 OPTS   ?=
 PYTEST ?= -n 2
 

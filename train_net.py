@@ -2,7 +2,7 @@
 """Train or evaluate any config: Detectron2's own models and Tellapart's, on one process, several, or under torchrun.
 
 Examples:
-    python train_net.py --config-file configs/quick/mask_rcnn_R_18_FPN_shapes.yaml
+    python train_net.py --config-file configs/quick/fcis_R_18_shapes.yaml
     python train_net.py --config-file CONFIG --resume                      # go on where a run stopped
     python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
     python train_net.py --config-file CONFIG --num-gpus 8 SOLVER.IMS_PER_BATCH 16

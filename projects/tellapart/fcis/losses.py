@@ -35,7 +35,7 @@ def mask_targets(gt_masks: BitMasks | PolygonMasks, boxes: Tensor, resolution: i
     """
     if isinstance(gt_masks, PolygonMasks):
         fine = gt_masks.crop_and_resize(boxes, resolution * _FINER).to(boxes.device)
-        share = F.avg_pool2d(fine[:, None].float(), _FINER)[:, 0] if len(boxes) else fine
+        share = F.avg_pool2d(fine[:, None].float(), _FINER)[:, 0]
     else:
         index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
         align = ROIAlign((resolution, resolution), 1.0, 0, aligned=True)

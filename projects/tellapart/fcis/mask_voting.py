@@ -9,7 +9,7 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 
-_ROUNDING = 1e-6  # averages of float32 weights: one that should stand exactly at a threshold counts as reaching it
+_ROUNDING = 1e-5  # of averages of hundreds of float32 numbers: one exactly at a threshold counts as reaching it
 _TILE, _TILE_GPU = 64, 256  # side of what is voted on at once, pixels: small is less work, large fewer calls
 
 
@@ -36,7 +36,7 @@ class MaskVoting:
         """The instances of one image.
 
         Args:
-            boxes: (R, 4) XYXY in pixels of ``image_size``.
+            boxes: (R, 4) XYXY in pixels of ``image_size``, inside it (what reaches out is cut off, masks squeezed).
             scores: (R, C), category probabilities without background.
             masks: (R, m, m), foreground probabilities on a grid over each box.
             image_size: (height, width) of the masks wanted.
@@ -48,7 +48,7 @@ class MaskVoting:
         finite = torch.isfinite(boxes).all(1) & torch.isfinite(scores).all(1)
         if not finite.all():
             boxes, scores, masks = boxes[finite], scores[finite], masks[finite]
-        boxes = Boxes(boxes.clone())
+        boxes = Boxes(boxes)
         boxes.clip(image_size)
         candidates, classes = (scores > self.score_thresh).nonzero().unbind(1)
         kept = batched_nms(boxes.tensor[candidates], scores[candidates, classes], classes, self.nms_thresh)
@@ -84,7 +84,8 @@ def vote(masks: Tensor, boxes: Tensor, weights: Tensor, image_size: tuple[int, i
     voted = torch.zeros((len(weights), height, width), dtype=torch.bool, device=masks.device)
     if not weights.numel():
         return voted
-    masks, weights = masks.float(), weights / weights.sum(1, keepdim=True)
+    masks, weights = masks.float(), weights.float()
+    weights = weights / weights.sum(1, keepdim=True)
     x0, x1 = _whole_pixels(boxes[:, 0], boxes[:, 2], width)
     y0, y1 = _whole_pixels(boxes[:, 1], boxes[:, 3], height)
     voters = (weights > 0).any(0)
