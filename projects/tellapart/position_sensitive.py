@@ -89,7 +89,8 @@ def read(table: Tensor, samples: Samples, method: str = "bag") -> Tensor:
     if method == "gather":
         if len(samples.indices) != 4 * len(samples.offsets):
             raise ValueError("method 'gather' needs four samples a cell, as aligned_samples gives them")
-        rows = _at_least_float32(table)[samples.indices] * samples.weights.to(_float(table))[:, None]
+        table = table.to(_float(table))
+        rows = table[samples.indices] * samples.weights.to(table.dtype)[:, None]
         cells = rows.view(-1, 4, table.shape[1]).sum(1)
     elif method == "bag":
         cells = _bags(table, samples.indices, samples.weights, samples.offsets)
@@ -105,16 +106,12 @@ def read_mean(table: Tensor, samples: Samples) -> Tensor:
 
 
 def _float(table: Tensor) -> torch.dtype:
-    return torch.float64 if table.dtype == torch.float64 else torch.float32
-
-
-def _at_least_float32(table: Tensor) -> Tensor:
-    return table.to(_float(table))
+    return torch.promote_types(table.dtype, torch.float32)
 
 
 def _bags(table: Tensor, indices: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
     """Weighted sums (B, D) of the rows of each bag."""
-    table = _at_least_float32(table)
+    table = table.to(_float(table))
     if not len(offsets):
         return table[:0] * 1.0  # embedding_bag refuses no bags; still part of the graph
     return F.embedding_bag(indices, table, offsets, mode="sum", per_sample_weights=weights.to(table.dtype))

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
+from detectron2.utils.visualizer import Visualizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VARIANTS = {
@@ -141,6 +143,18 @@ def test_all_scores_under_the_threshold():
     for inputs, result in zip(batch(), results):
         assert len(result["instances"]) == 0
         check_instances(result["instances"], (inputs["height"], inputs["width"]))
+
+
+def test_predictor_and_visualizer_read_the_instances(tmp_path):
+    """Detectron2's own consumers, on a picture of another size than the network's input."""
+    torch.save({"model": model().state_dict()}, tmp_path / "model.pth")
+    cfg = config(**{"MODEL.WEIGHTS": str(tmp_path / "model.pth"), "INPUT.MIN_SIZE_TEST": 64})
+    picture = np.random.default_rng(0).integers(0, 255, (100, 130, 3), dtype=np.uint8)
+    found = DefaultPredictor(cfg)(picture)["instances"]
+    assert len(found) > 0
+    check_instances(found, (100, 130))
+    drawn = Visualizer(picture[..., ::-1]).draw_instance_predictions(found[:3]).get_image()
+    assert drawn.shape == picture.shape and (drawn != picture[..., ::-1]).any()
 
 
 def test_bit_masks_and_polygons_train_alike():

@@ -171,6 +171,8 @@ class FCISROIHeads(ROIHeads):
             to_table([position_sensitive_conv(h, layer.weight, layer.bias) for h in hidden], self.grid_size)
             for layer in (self.score_maps, self.box_maps)
         ]
+        # under autocast once here, not for every chunk of regions
+        tables = [table.to(torch.promote_types(table.dtype, torch.float32)) for table in tables]
         return PositionSensitiveMaps(*tables, [(h.shape[0], h.shape[2], h.shape[3]) for h in hidden])
 
     def regions(self, boxes: list[Boxes]) -> tuple[Tensor, Tensor | None]:
