@@ -44,6 +44,47 @@ def add_config(cfg: CfgNode) -> None:
     # Inference: regions assembled at once; a matter of memory only.
     cfg.MODEL.FCIS.CHUNK_SIZE = 100
 
+    # VGG-16 with holes: which of conv1 to conv5 to return; "" or the norm of VGG-16-BN.
+    cfg.MODEL.VGG = CfgNode()
+    cfg.MODEL.VGG.OUT_FEATURES = ["conv5"]
+    cfg.MODEL.VGG.NORM = ""
+
+    # InstanceFCN (Dai et al., 2016), defaults of the paper where it says.
+    cfg.MODEL.INSTANCE_FCN = CfgNode()
+    # One feature map, or several levels of a pyramid, fine to coarse: they share the branches.
+    cfg.MODEL.INSTANCE_FCN.IN_FEATURES = ["conv5"]
+    # What predicts a window's mask: InstanceSensitiveHead, or DeepMaskHead, the baseline the paper argues against.
+    cfg.MODEL.INSTANCE_FCN.MASK_HEAD = "InstanceSensitiveHead"
+    # k: score maps for k x k relative positions.
+    cfg.MODEL.INSTANCE_FCN.GRID_SIZE = 5
+    # m: a window's side, and from one window to the next, in feature pixels.
+    cfg.MODEL.INSTANCE_FCN.WINDOW_SIZE = 21
+    cfg.MODEL.INSTANCE_FCN.WINDOW_STRIDE = 1
+    # Channels of the branches' first convolutions, and of DeepMaskHead's hidden layer; DeepMaskHead's outputs a side.
+    cfg.MODEL.INSTANCE_FCN.CONV_DIM = 512
+    cfg.MODEL.INSTANCE_FCN.DEEPMASK_RESOLUTION = 56
+    # "iou": a window is positive from the second IoU with an instance's box on, negative below the first.
+    cfg.MODEL.INSTANCE_FCN.LABEL_RULE = "iou"
+    cfg.MODEL.INSTANCE_FCN.IOU_THRESHOLDS = [0.3, 0.5]
+    # "deepmask": positive if the instance's centre is so near in both axes, and its longer side within the band, as
+    # shares of the window's side; ignored within twice that.
+    cfg.MODEL.INSTANCE_FCN.CENTRE_TOLERANCE = 0.125
+    cfg.MODEL.INSTANCE_FCN.SIZE_BAND = [0.5, 1.0]
+    # A cell of a mask target is foreground from this share on.
+    cfg.MODEL.INSTANCE_FCN.MASK_THRESH = 0.5
+    # Windows sampled for the losses, at most which share positive, and the factor on the masks' loss.
+    cfg.MODEL.INSTANCE_FCN.BATCH_SIZE_PER_IMAGE = 256
+    cfg.MODEL.INSTANCE_FCN.POSITIVE_FRACTION = 0.5
+    cfg.MODEL.INSTANCE_FCN.MASK_LOSS_WEIGHT = 1.0
+    # Inference: factors on the input image; the paper's are 1.5^-4 to 1.5^1.
+    cfg.MODEL.INSTANCE_FCN.TEST_SCALES = [1.0]
+    # Inference: windows assembled, of each level and scale; box IoU of the NMS; proposals kept.
+    cfg.MODEL.INSTANCE_FCN.TOPK_PER_LEVEL = 1000
+    cfg.MODEL.INSTANCE_FCN.NMS_THRESH = 0.8
+    cfg.MODEL.INSTANCE_FCN.POST_NMS_TOPK = 1000
+    # Inference: rank by "objectness" (the paper), or by its "product" with the mask's mean foreground probability.
+    cfg.MODEL.INSTANCE_FCN.SCORE = "objectness"
+
     # A picture of validation images with true and predicted masks side by side, written after every evaluation.
     cfg.TEST.CONTACT_SHEET = CfgNode()
     # How many images of each test set are on it; 0: no picture.

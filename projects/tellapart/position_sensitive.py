@@ -233,6 +233,37 @@ def pooled_samples(
     return Samples(indices, 1.0 / counts[cell].to(rois.dtype), offsets, m)
 
 
+def copied_cells(
+    windows: Tensor, shapes: Sequence[tuple[int, int, int]], grid_size: int, resolution: int
+) -> tuple[Tensor, Tensor]:
+    """InstanceFCN's copy-paste: cell (i, j) of a window is the feature pixel (i, j) of it, nothing interpolated.
+
+    Args:
+        windows: int64 (W, 4): level, index of the image in the batch, row and column of the window's upper left
+            feature pixel, which may lie outside of the map.
+        shapes: (N, H, W) of each level's maps.
+        grid_size: k.
+        resolution: m, the window's height and width in feature pixels.
+
+    Returns:
+        Rows of the table that the cells read, int64 (W, m, m), and which cells lie on the map, bool (W, m, m). Those
+        that do not read some row of their map.
+    """
+    k, m = grid_size, resolution
+    sizes = torch.tensor([[n * h * w * k * k, h, w] for n, h, w in shapes], device=windows.device)
+    starts = sizes[:, 0].cumsum(0) - sizes[:, 0]
+    level, image, top, left = windows.unbind(1)
+    height, width = sizes[level, 1][:, None], sizes[level, 2][:, None]
+    cells = torch.arange(m, device=windows.device)
+    rows, columns = top[:, None] + cells, left[:, None] + cells
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    rows, columns = torch.minimum(rows.clamp(min=0), height - 1), torch.minimum(columns.clamp(min=0), width - 1)
+    bins = _bins(m, k, windows.device)
+    base = starts[level] + image * (height * width)[:, 0] * (k * k)
+    row_part = base[:, None] + rows * width * (k * k) + bins * k
+    return row_part[:, :, None] + (columns * (k * k) + bins)[:, None, :], inside
+
+
 SAMPLINGS = {"aligned": aligned_samples, "pool": pooled_samples}
 
 

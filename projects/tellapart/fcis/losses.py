@@ -1,16 +1,15 @@
-"""FCIS's training: mask targets, the three losses of each region, the hardest regions (section 2.3, "training")."""
+"""FCIS's training: targets, the three losses of each region, the hardest regions (section 2.3, "training")."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from detectron2.layers import ROIAlign
-from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-_FINER = 4  # polygons are drawn on a grid finer by this, so that a cell's share of foreground is known
+from ..masks import mask_targets
 
 
 class RegionLosses(NamedTuple):
@@ -19,28 +18,6 @@ class RegionLosses(NamedTuple):
     cls: Tensor
     seg: Tensor
     box: Tensor
-
-
-def mask_targets(gt_masks: BitMasks | PolygonMasks, boxes: Tensor, resolution: int, threshold: float) -> Tensor:
-    """Ground-truth masks cut to boxes, as grids.
-
-    Args:
-        gt_masks: P masks in the image.
-        boxes: (P, 4) XYXY in image pixels, one a mask.
-        resolution: m.
-        threshold: a cell is foreground if at least this share of it is.
-
-    Returns:
-        bool (P, m, m).
-    """
-    if isinstance(gt_masks, PolygonMasks):
-        fine = gt_masks.crop_and_resize(boxes, resolution * _FINER).to(boxes.device)
-        share = F.avg_pool2d(fine[:, None].float(), _FINER)[:, 0]
-    else:
-        index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
-        align = ROIAlign((resolution, resolution), 1.0, 0, aligned=True)
-        share = align(gt_masks.tensor[:, None].float(), torch.cat((index, boxes), 1).float())[:, 0]
-    return share.view(-1, resolution, resolution) >= threshold
 
 
 def region_losses(

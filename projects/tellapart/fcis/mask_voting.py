@@ -9,6 +9,8 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 
+from ..masks import tight_boxes
+
 _ROUNDING = 1e-5  # of averages of hundreds of float32 numbers: one exactly at a threshold counts as reaching it
 _TILE, _TILE_GPU = 64, 256  # side of what is voted on at once, pixels: small is less work, large fewer calls
 
@@ -122,15 +124,3 @@ def _interpolation(low: Tensor, high: Tensor, cells: int, start: int, stop: int)
     distance = place.clamp(0, cells - 1)[..., None] - torch.arange(cells, device=low.device, dtype=low.dtype)
     inside = (pixels >= low[:, None]) & (pixels < high[:, None])
     return (1 - distance.abs()).clamp(min=0) * inside[..., None]
-
-
-def tight_boxes(masks: Tensor) -> Boxes:
-    """The smallest boxes around bool masks (N, H, W), XYXY; zeros around an empty one."""
-    edges = []
-    for axis in (1, 2):  # over the rows: columns with foreground; then the other way round
-        used = masks.any(axis)
-        length = used.shape[1]
-        first, last = used.int().argmax(1), length - used.flip(1).int().argmax(1)
-        edges += [first, last * used.any(1)]
-    x0, x1, y0, y1 = edges
-    return Boxes(torch.stack((x0, y0, x1, y1), 1).float())

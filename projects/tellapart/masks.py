@@ -1,0 +1,49 @@
+"""Masks: on the grids that the position-sensitive methods learn, and the tight boxes around them."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.layers import ROIAlign
+from detectron2.structures import BitMasks, Boxes, PolygonMasks
+from torch import Tensor
+from torch.nn import functional as F
+
+_FINER = 4  # polygons are drawn on a grid finer by this, so that a cell's share of foreground is known
+
+
+def mask_targets(gt_masks: BitMasks | PolygonMasks, boxes: Tensor, resolution: int, threshold: float) -> Tensor:
+    """Ground-truth masks cut to boxes, as grids.
+
+    Args:
+        gt_masks: P masks in the image.
+        boxes: (P, 4) XYXY in image pixels, one a mask.
+        resolution: m.
+        threshold: a cell is foreground if at least this share of it is.
+
+    Returns:
+        bool (P, m, m).
+    """
+    if isinstance(gt_masks, PolygonMasks):
+        fine = gt_masks.crop_and_resize(boxes, resolution * _FINER).to(boxes.device)
+        share = F.avg_pool2d(fine[:, None].float(), _FINER)[:, 0]
+    else:
+        index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
+        align = ROIAlign((resolution, resolution), 1.0, 0, aligned=True)
+        share = align(gt_masks.tensor[:, None].float(), torch.cat((index, boxes), 1).float())[:, 0]
+    return share.view(-1, resolution, resolution) >= threshold
+
+
+def tight_edges(masks: Tensor) -> Tensor:
+    """Around bool masks (N, H, W): first column, first row, one past the last column and row, int64 (N, 4); around an
+    empty one zeros."""
+    edges = []
+    for axis in (1, 2):  # over the rows: which columns have foreground; then the other way round
+        used = masks.any(axis)
+        edges += [used.int().argmax(1), (used.shape[1] - used.flip(1).int().argmax(1)) * used.any(1)]
+    x0, x1, y0, y1 = edges
+    return torch.stack((x0, y0, x1, y1), 1)
+
+
+def tight_boxes(masks: Tensor) -> Boxes:
+    """The smallest boxes around bool masks (N, H, W), XYXY in their pixels; zeros around an empty one."""
+    return Boxes(tight_edges(masks).float())
