@@ -26,6 +26,11 @@ MODELS = {
         "MODEL.META_ARCHITECTURE", "FCIS", "MODEL.ROI_HEADS.NAME", "FCISROIHeads", "MODEL.FCIS.CONV_DIMS", "[16]",
         "MODEL.FCIS.OHEM", "True",
     ),
+    "InstanceFCN": (
+        "MODEL.META_ARCHITECTURE", "InstanceFCN", "MODEL.PROPOSAL_GENERATOR.NAME", "InstanceFCNProposals",
+        "MODEL.INSTANCE_FCN.IN_FEATURES", "['p2', 'p3']", "MODEL.INSTANCE_FCN.WINDOW_SIZE", "7",
+        "MODEL.INSTANCE_FCN.CONV_DIM", "16", "MODEL.INSTANCE_FCN.POST_NMS_TOPK", "20",
+    ),
 }  # fmt: skip
 
 

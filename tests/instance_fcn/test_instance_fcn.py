@@ -1,0 +1,178 @@
+"""The whole InstanceFCN: gradients, empty and small images, scales, pyramid, DeepMask-style head, bad configs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from tellapart import InputError, add_config
+from tellapart.instance_fcn.instance_fcn import in_image, rescaled
+from tellapart.instance_fcn.proposals import tight_window_boxes
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIANTS = {
+    "single": {},
+    "k1": {"GRID_SIZE": 1},
+    "k7": {"GRID_SIZE": 7, "WINDOW_STRIDE": 2},
+    "deepmask rule": {"LABEL_RULE": "deepmask", "SCORE": "product"},
+    "pyramid": {"IN_FEATURES": ["p2", "p3", "p4"]},
+    "deepmask head": {"MASK_HEAD": "DeepMaskHead", "DEEPMASK_RESOLUTION": 13},
+    "scales": {"TEST_SCALES": [0.5, 1.0, 1.7]},
+}
+
+
+def model(variant: str = "single", **more):
+    cfg = get_cfg()
+    add_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "instance_fcn_R_18_shapes.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.INSTANCE_FCN.CONV_DIM = "cpu", 16, 16
+    cfg.MODEL.INSTANCE_FCN.TEST_SCALES, cfg.MODEL.INSTANCE_FCN.TOPK_PER_LEVEL = [1.0], 60
+    for key, value in {**VARIANTS[variant], **more}.items():
+        cfg.merge_from_list([key if "." in key else f"MODEL.INSTANCE_FCN.{key}", value])
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+def annotated(height: int, width: int, boxes: list, masks: str = "bitmask") -> dict:
+    image = torch.randint(0, 255, (3, height, width), generator=torch.Generator().manual_seed(height))
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    polygons = [[np.array([a, b, c, b, c, d, a, d])] for a, b, c, d in boxes.double().tolist()]
+    made = PolygonMasks(polygons) if masks == "polygon" else BitMasks.from_polygon_masks(polygons, height, width)
+    truth = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.arange(len(boxes)) % 3, gt_masks=made)
+    return {"image": image.to(torch.uint8), "height": 2 * height, "width": width, "instances": truth}
+
+
+def batch(masks: str = "bitmask") -> list[dict]:
+    """Unequal odd sizes, the second without any object."""
+    return [annotated(97, 111, [[4, 4, 42, 44], [50, 30, 92, 66]], masks), annotated(63, 80, [], masks)]
+
+
+def losses_of(net, inputs: list[dict]) -> dict[str, torch.Tensor]:
+    with EventStorage(0):
+        return net.train()(copy.deepcopy(inputs))
+
+
+def check_instances(found: Instances, size: tuple[int, int]) -> None:
+    assert found.image_size == size and found.pred_masks.shape == (len(found), *size)
+    assert found.pred_masks.dtype == torch.bool and (found.pred_classes == 0).all()
+    assert (found.scores[:-1] >= found.scores[1:]).all()
+    assert {"proposal_boxes", "objectness_logits", "pred_boxes"} <= set(found.get_fields())
+    for mask, box in zip(found.pred_masks, found.pred_boxes.tensor):
+        rows, columns = mask.nonzero().unbind(1)
+        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forward_backward_and_proposals(variant):
+    net = model(variant)
+    losses = losses_of(net, batch())
+    assert set(losses) == {"loss_objectness", "loss_window_mask"} and losses["loss_window_mask"] > 0
+    sum(losses.values()).backward()
+    for name, parameter in net.named_parameters():
+        # in distributed training every parameter must take part
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+    heads = net.proposal_generator
+    assert all(p.grad.any() for p in heads.parameters())
+    with torch.no_grad():
+        results, raw = net.eval()(batch()), net.inference(batch(), do_postprocess=False)
+    for inputs, result, unscaled in zip(batch(), results, raw):
+        assert len(result["instances"]) > 0
+        check_instances(result["instances"], (inputs["height"], inputs["width"]))
+        check_instances(unscaled, tuple(inputs["image"].shape[1:]))
+
+
+def test_a_batch_without_objects_trains_on_background():
+    net = model()
+    losses = losses_of(net, [annotated(64, 80, []), annotated(48, 64, [])])
+    assert losses["loss_objectness"] > 0 and losses["loss_window_mask"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("size", [(5, 5), (3, 200), (180, 9)])
+def test_images_smaller_than_a_window_and_extreme_ones(size):
+    """A window has 40 px."""
+    net = model("scales", **{"MODEL.RESNETS.NORM": "FrozenBN"})
+    inputs = [annotated(*size, [[0, 0, size[1], size[0]]])]
+    assert all(torch.isfinite(loss) for loss in losses_of(net, inputs).values())
+    with torch.no_grad():
+        found = net.eval()(inputs)[0]["instances"]
+    check_instances(found, (2 * size[0], size[1]))
+
+
+def test_bit_masks_and_polygons_train_alike():
+    a, b = (losses_of(model(), batch(kind)) for kind in ("bitmask", "polygon"))
+    assert a["loss_window_mask"].item() == pytest.approx(b["loss_window_mask"].item(), rel=0.05)
+    assert a["loss_objectness"].item() == b["loss_objectness"].item()
+
+
+def test_it_learns_one_image():
+    """A bright square on a dark ground: after some steps the best proposal is the square."""
+    inputs = annotated(96, 96, [[28, 24, 64, 60]])
+    inputs["image"] = torch.full((3, 96, 96), 40, dtype=torch.uint8)
+    inputs["image"][:, 24:60, 28:64] = 220
+    inputs["height"], inputs["width"] = 96, 96
+    net = model(**{"MODEL.RESNETS.NORM": "GN", "MODEL.FPN.OUT_CHANNELS": 32})
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+    for _ in range(25):
+        optimizer.zero_grad()
+        sum(losses_of(net, [inputs]).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = net.eval()([inputs])[0]["instances"]
+    truth = inputs["instances"].gt_masks.tensor[0]
+    overlap = (found.pred_masks[0] & truth).sum() / (found.pred_masks[0] | truth).sum()
+    assert overlap > 0.7, float(overlap)
+
+
+def test_proposals_of_a_scale_return_to_the_image():
+    found = Instances((50, 100))
+    found.proposal_boxes = found.windows = Boxes(torch.tensor([[10.0, 10, 30, 30]]))
+    found.objectness_logits = found.scores = torch.tensor([0.5])
+    found.window_masks = torch.zeros(1, 4, 4)
+    found.window_masks[:, 1:3, :2] = 1.0
+    moved = rescaled(found, (100, 400))
+    assert moved.windows.tensor.tolist() == [[40, 20, 120, 60]]
+    whole = in_image(found, (100, 400))
+    assert abs(whole.pred_boxes.tensor - torch.tensor([[40.0, 30, 80, 50]])).max() <= 2
+    assert tight_window_boxes(found.window_masks > 0.5, found.windows).tensor.tolist() == [[10, 15, 20, 25]]
+
+
+def test_score_by_product():
+    """Objectness times the mean foreground probability inside of the mask: the order may turn."""
+    net = model("deepmask rule").proposal_generator
+    masks = torch.zeros(3, 4, 4)
+    masks[0, :2], masks[1, 2:], masks[2] = 0.6, 1.0, 0.4
+    boxes = Boxes(torch.tensor([[0.0, 0, 40, 40]]).expand(3, 4))
+    found = net.choose(boxes, torch.tensor([2.0, 1.5, 9.0]), masks, (40, 40))
+    assert torch.allclose(found.scores, torch.tensor([1.5, 2.0]).sigmoid() * torch.tensor([1.0, 0.6]))
+    assert found.proposal_boxes.tensor.tolist() == [[0, 20, 40, 40], [0, 0, 40, 20]], "an empty mask is no proposal"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"MODEL.MASK_ON": False}, "MODEL.MASK_ON is False"),
+        ({"MODEL.PROPOSAL_GENERATOR.NAME": "RPN"}, "PROPOSAL_GENERATOR.NAME is RPN, wanted InstanceFCNProposals"),
+        ({"TEST_SCALES": [1.0, 0.0]}, "TEST_SCALES is .1.0, 0.0., wanted one or more factors above 0"),
+        ({"IN_FEATURES": ["res4"]}, "IN_FEATURES is .'res4'., but the backbone gives"),
+        ({"LABEL_RULE": "centre"}, "LABEL_RULE is 'centre', wanted one of .'iou', 'deepmask'."),
+        ({"SCORE": "sum"}, "SCORE is 'sum', wanted one of"),
+    ],
+)
+def test_configs_that_do_not_fit(options, message):
+    with pytest.raises(InputError, match=message):
+        model(**options)
+
+
+def test_given_instances_are_refused():
+    with pytest.raises(NotImplementedError, match="takes no detected_instances"):
+        model().eval().inference(batch(), detected_instances=[Instances((4, 4))])

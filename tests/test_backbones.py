@@ -1,0 +1,79 @@
+"""VGG-16 with holes: strides, what the holes do, torchvision's weights."""
+
+from __future__ import annotations
+
+from tellapart import InputError, add_config
+from tellapart.backbones.vgg import VGG16Hole, from_torchvision
+
+import pytest
+import torch
+import torchvision
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
+from torch.nn import functional as F
+
+
+@pytest.fixture(scope="module", params=["vgg16", "vgg16_bn"])
+def pair(request):
+    """torchvision's network with random weights, and ours with the same ones."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, request.param)(weights=None).eval()
+    ours = VGG16Hole(3, ["conv2", "conv4", "conv5"], "BN" if "bn" in request.param else "").eval()
+    converted = from_torchvision(theirs.state_dict())
+    ours.load_state_dict({name.removeprefix("backbone."): value for name, value in converted.items()})
+    return theirs.features, ours
+
+
+def test_torchvision_weights_give_torchvision_features(pair):
+    """Up to conv4 the network is the same; sizes that 8 divides, since torchvision rounds down."""
+    theirs, ours = pair
+    image = torch.randn(1, 3, 48, 40)
+    with torch.no_grad():
+        found = ours(image)
+        pools = [i for i, layer in enumerate(theirs) if isinstance(layer, torch.nn.MaxPool2d)]
+        for name, end in (("conv2", pools[1]), ("conv4", pools[3])):
+            assert torch.allclose(found[name], theirs[:end](image), rtol=1e-4, atol=1e-5), name
+
+
+def test_conv5_has_holes_and_keeps_the_stride(pair):
+    """By hand: pool4 with stride 1, then the three convolutions dilated by 2."""
+    theirs, ours = pair
+    image = torch.randn(1, 3, 48, 40)
+    with torch.no_grad():
+        found = ours(image)
+        x = F.max_pool2d(F.pad(found["conv4"], (0, 1, 0, 1), mode="replicate"), 2, stride=1)
+        pools = [i for i, layer in enumerate(theirs) if isinstance(layer, torch.nn.MaxPool2d)]
+        for layer in theirs[pools[3] + 1 : pools[4]]:
+            is_conv = isinstance(layer, torch.nn.Conv2d)
+            x = F.conv2d(x, layer.weight, layer.bias, padding=2, dilation=2) if is_conv else layer(x)
+    assert found["conv5"].shape == (1, 512, 6, 5)
+    assert torch.allclose(found["conv5"], x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (40, 7)])
+def test_any_size(size):
+    names = ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    vgg = VGG16Hole(3, names, width=0.05)
+    features = vgg(torch.randn(2, 3, *size))
+    for name, shape in vgg.output_shape().items():
+        expected = [-(-length // shape.stride) for length in size]
+        assert list(features[name].shape) == [2, shape.channels, *expected]
+
+
+def test_registered_and_frozen():
+    cfg = get_cfg()
+    add_config(cfg)
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_vgg16_hole_backbone", 2
+    cfg.MODEL.DEVICE = "cpu"
+    vgg = build_backbone(cfg)
+    assert vgg.output_shape()["conv5"].stride == 8 and vgg.output_shape()["conv5"].channels == 512
+    learnt = {name.split("_")[0] for name, p in vgg.named_parameters() if p.requires_grad}
+    assert learnt == {"conv3", "conv4", "conv5"}
+    cfg.MODEL.VGG.OUT_FEATURES = ["res5"]
+    with pytest.raises(InputError, match="MODEL.VGG.OUT_FEATURES is .'res5'., wanted some of"):
+        build_backbone(cfg)
+
+
+def test_other_weights_are_refused():
+    with pytest.raises(InputError, match="no tensor features.0.weight"):
+        from_torchvision({"conv1.weight": torch.zeros(1)})
