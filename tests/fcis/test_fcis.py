@@ -243,6 +243,8 @@ def test_bfloat16_autocast_stays_near_float32():
         ({"MODEL.ROI_HEADS.IN_FEATURES": ["res4", "res5"]}, "wanted equal channels and strides that double"),
         ({"MODEL.FCIS.SAMPLING": "nearest"}, "MODEL.FCIS.SAMPLING is 'nearest', wanted one of"),
         ({"MODEL.FCIS.GRID_SIZE": 0}, "MODEL.FCIS.GRID_SIZE is 0, wanted 1 or more"),
+        ({"MODEL.FCIS.CONV_KERNEL": 2}, "MODEL.FCIS.CONV_KERNEL is 2, wanted an odd number"),
+        ({"MODEL.FCIS.MASK_THRESH": 1.0}, "MODEL.FCIS.MASK_THRESH is 1.0, wanted more than 0 and less than 1"),
     ],
 )
 def test_configs_that_do_not_fit(options, message):

@@ -123,6 +123,8 @@ class FCISROIHeads(ROIHeads):
         for key in ("GRID_SIZE", "RESOLUTION", "CONV_KERNEL", "NUM_ROUNDS", "CHUNK_SIZE"):
             if options[key] < 1:
                 raise InputError(f"MODEL.FCIS.{key} is {options[key]}, wanted 1 or more")
+        if options.CONV_KERNEL % 2 == 0:
+            raise InputError(f"MODEL.FCIS.CONV_KERNEL is {options.CONV_KERNEL}, wanted an odd number")
         return {
             **super().from_config(cfg),
             "in_features": names,
