@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 from tellapart import InputError
 from tellapart.data.loader import build_guarded_test_loader, build_resumable_train_loader
+from tellapart.evaluation import MaskProposalEvaluator
 from tellapart.runtime.checkpoint import Checkpointer
 from tellapart.runtime.doors import check_datasets, load_config, register_from_flags
 from tellapart.runtime.hooks import KeepLossHistory, PreemptionHook, SeedEveryStep
@@ -30,12 +31,13 @@ from tellapart.visualization.contact_sheet import contact_sheet_from_results
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, verify_results
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 logger = logging.getLogger("tellapart.train_net")
+EVALUATORS = {"coco": COCOEvaluator, "mask_proposals": MaskProposalEvaluator}
 
 
 class Trainer(DefaultTrainer):
@@ -88,18 +90,24 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """COCO's evaluator; its files go to ``OUTPUT_DIR/inference`` (a folder each where there are several sets)."""
-        return COCOEvaluator(dataset_name, output_dir=output_folder or inference_folder(cfg, dataset_name))
+        """Those of ``TEST.EVALUATORS``; files go to ``OUTPUT_DIR/inference`` (a folder a set if there are several)."""
+        unknown = [name for name in cfg.TEST.EVALUATORS if name not in EVALUATORS]
+        if unknown or not cfg.TEST.EVALUATORS:
+            raise InputError(f"TEST.EVALUATORS is {cfg.TEST.EVALUATORS}, wanted some of {list(EVALUATORS)}")
+        folder = output_folder or inference_folder(cfg, dataset_name)
+        return DatasetEvaluators([EVALUATORS[name](dataset_name, output_dir=folder) for name in cfg.TEST.EVALUATORS])
 
     @classmethod
     def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
-        """Evaluate on every test set, then draw a contact sheet of each."""
+        """Evaluate on every test set, then draw a contact sheet of each that COCO's evaluator was on."""
         results = super().test(cfg, model, evaluators)
         sheet = cfg.TEST.CONTACT_SHEET
         if comm.is_main_process() and sheet.NUM_IMAGES > 0:
             for name in cfg.DATASETS.TEST:
                 folder = inference_folder(cfg, name)
                 found = os.path.join(folder, "coco_instances_results.json")
+                if not os.path.isfile(found):
+                    continue
                 path = os.path.join(folder, f"contact_sheet_{name}.png")
                 contact_sheet_from_results(path, name, found, sheet.NUM_IMAGES, sheet.SCORE_THRESH)
                 logger.info("Images with true and predicted masks: %s", path)

@@ -85,6 +85,9 @@ def add_config(cfg: CfgNode) -> None:
     # Inference: rank by "objectness" (the paper), or by its "product" with the mask's mean foreground probability.
     cfg.MODEL.INSTANCE_FCN.SCORE = "objectness"
 
+    # What to evaluate with: "coco" (AP of boxes and masks), "mask_proposals" (recall of class-agnostic masks).
+    cfg.TEST.EVALUATORS = ["coco"]
+
     # A picture of validation images with true and predicted masks side by side, written after every evaluation.
     cfg.TEST.CONTACT_SHEET = CfgNode()
     # How many images of each test set are on it; 0: no picture.

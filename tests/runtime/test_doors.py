@@ -74,6 +74,12 @@ def test_unknown_optimizer(refused, tiny_config, tiny_set):
     assert "SOLVER.OPTIMIZER is LION, wanted SGD or ADAMW" in message
 
 
+def test_unknown_evaluator(refused, tiny_config, tiny_set):
+    flags = [*flag(tiny_set), "--eval-only", "TEST.EVALUATORS", "['voc']"]
+    message = refused("--config-file", str(tiny_config(NAME)), *flags)
+    assert "TEST.EVALUATORS is ['voc'], wanted some of ['coco', 'mask_proposals']" in message
+
+
 def test_broken_yaml(refused, tmp_path):
     (tmp_path / "broken.yaml").write_text("MODEL: {\n")
     assert "broken.yaml is not valid YAML" in refused("--config-file", str(tmp_path / "broken.yaml"))
