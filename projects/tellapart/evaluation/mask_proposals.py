@@ -129,7 +129,7 @@ class MaskProposalEvaluator(DatasetEvaluator):
         if not (found.has("pred_masks") and found.has(field)):
             fields = list(found.get_fields())
             raise InputError(f"Image {image_id}: proposals have {fields}, wanted pred_masks, and scores or logits")
-        masks, scores = found.pred_masks, found.get(field).double()
+        masks, scores = found.pred_masks, found.get(field).detach().double()
         size, wanted = tuple(masks.shape[1:]), (self._images[image_id]["height"], self._images[image_id]["width"])
         if size != wanted or masks.dtype != torch.bool:
             raise InputError(f"Image {image_id}: pred_masks are {masks.dtype} {size}, wanted torch.bool {wanted}")
