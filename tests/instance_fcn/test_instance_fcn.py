@@ -9,13 +9,13 @@ from tellapart import InputError, add_config
 from tellapart.instance_fcn.instance_fcn import in_image, rescaled
 from tellapart.instance_fcn.proposals import tight_window_boxes
 
-import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from made_images import annotated, batch
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = {
@@ -39,20 +39,6 @@ def model(variant: str = "single", **more):
         cfg.merge_from_list([key if "." in key else f"MODEL.INSTANCE_FCN.{key}", value])
     torch.manual_seed(0)
     return build_model(cfg)
-
-
-def annotated(height: int, width: int, boxes: list, masks: str = "bitmask") -> dict:
-    image = torch.randint(0, 255, (3, height, width), generator=torch.Generator().manual_seed(height))
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    polygons = [[np.array([a, b, c, b, c, d, a, d])] for a, b, c, d in boxes.double().tolist()]
-    made = PolygonMasks(polygons) if masks == "polygon" else BitMasks.from_polygon_masks(polygons, height, width)
-    truth = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.arange(len(boxes)) % 3, gt_masks=made)
-    return {"image": image.to(torch.uint8), "height": 2 * height, "width": width, "instances": truth}
-
-
-def batch(masks: str = "bitmask") -> list[dict]:
-    """Unequal odd sizes, the second without any object."""
-    return [annotated(97, 111, [[4, 4, 42, 44], [50, 30, 92, 66]], masks), annotated(63, 80, [], masks)]
 
 
 def losses_of(net, inputs: list[dict]) -> dict[str, torch.Tensor]:
@@ -162,6 +148,7 @@ def test_score_by_product():
     [
         ({"MODEL.MASK_ON": False}, "MODEL.MASK_ON is False"),
         ({"MODEL.PROPOSAL_GENERATOR.NAME": "RPN"}, "PROPOSAL_GENERATOR.NAME is RPN, wanted InstanceFCNProposals"),
+        ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "MODEL.ROI_HEADS.NAME is StandardROIHeads, wanted NoClassifier"),
         ({"TEST_SCALES": [1.0, 0.0]}, "TEST_SCALES is .1.0, 0.0., wanted one or more factors above 0"),
         ({"IN_FEATURES": ["res4"]}, "IN_FEATURES is .'res4'., but the backbone gives"),
         ({"LABEL_RULE": "centre"}, "LABEL_RULE is 'centre', wanted one of .'iou', 'deepmask'."),

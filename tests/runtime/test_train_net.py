@@ -28,6 +28,7 @@ MODELS = {
     ),
     "InstanceFCN": (
         "MODEL.META_ARCHITECTURE", "InstanceFCN", "MODEL.PROPOSAL_GENERATOR.NAME", "InstanceFCNProposals",
+        "MODEL.ROI_HEADS.NAME", "NoClassifier",
         "MODEL.INSTANCE_FCN.IN_FEATURES", "['p2', 'p3']", "MODEL.INSTANCE_FCN.WINDOW_SIZE", "7",
         "MODEL.INSTANCE_FCN.CONV_DIM", "16", "MODEL.INSTANCE_FCN.POST_NMS_TOPK", "20",
         "TEST.EVALUATORS", "['coco', 'mask_proposals']",

@@ -113,7 +113,7 @@ class Problems:
             raise InputError("\n  ".join([f"{self.where}: {len(self.found)} problem(s)", *lines]))
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict | list) -> None:
     """Writes a JSON whole or not at all. Raises InputError if it can't be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import paste_masks_in_image
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_backbone, build_proposal_generator
+from detectron2.layers import ShapeSpec, paste_masks_in_image
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 from torch.nn import functional as F
@@ -15,8 +16,12 @@ from ..masks import tight_boxes
 from .proposals import InstanceFCNProposals
 
 
+@ROI_HEADS_REGISTRY.register()
 class NoClassifier(nn.Module):
     """Stands where ROI heads would: the proposals are the result, and there is nothing to learn."""
+
+    def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
+        super().__init__()
 
     def forward(self, images, features, proposals: list[Instances], targets=None) -> tuple[list[Instances], dict]:
         """The proposals as they came, and no losses."""
@@ -45,27 +50,17 @@ class InstanceFCN(GeneralizedRCNN):
         """Arguments out of the config.
 
         Raises:
-            InputError: ``MODEL.MASK_ON`` is off, another proposal generator is named, or there are no scales.
+            InputError: ``MODEL.MASK_ON`` is off, other parts are named, or there are no scales.
         """
         if not cfg.MODEL.MASK_ON:
             raise InputError("MODEL.MASK_ON is False, but InstanceFCN learns from masks: set it to True")
-        name, wanted = cfg.MODEL.PROPOSAL_GENERATOR.NAME, InstanceFCNProposals.__name__
-        if name != wanted:
-            raise InputError(f"MODEL.PROPOSAL_GENERATOR.NAME is {name}, wanted {wanted}")
+        for section, part in (("PROPOSAL_GENERATOR", InstanceFCNProposals), ("ROI_HEADS", NoClassifier)):
+            if part.__name__ != cfg.MODEL[section].NAME:
+                raise InputError(f"MODEL.{section}.NAME is {cfg.MODEL[section].NAME}, wanted {part.__name__}")
         scales = tuple(cfg.MODEL.INSTANCE_FCN.TEST_SCALES)
         if not scales or min(scales) <= 0:
             raise InputError(f"MODEL.INSTANCE_FCN.TEST_SCALES is {scales}, wanted one or more factors above 0")
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "roi_heads": NoClassifier(),
-            "input_format": cfg.INPUT.FORMAT,
-            "vis_period": cfg.VIS_PERIOD,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "scales": scales,
-        }
+        return {**super().from_config(cfg), "scales": scales}
 
     def inference(
         self, batched_inputs: list[dict], detected_instances: None = None, do_postprocess: bool = True
