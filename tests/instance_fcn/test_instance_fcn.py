@@ -18,6 +18,7 @@ from detectron2.utils.events import EventStorage
 from made_images import annotated, batch
 
 ROOT = Path(__file__).resolve().parents[2]
+# fmt: off
 VARIANTS = {
     "single": {},
     "k1": {"GRID_SIZE": 1},
@@ -26,7 +27,13 @@ VARIANTS = {
     "pyramid": {"IN_FEATURES": ["p2", "p3", "p4"]},
     "deepmask head": {"MASK_HEAD": "DeepMaskHead", "DEEPMASK_RESOLUTION": 13},
     "scales": {"TEST_SCALES": [0.5, 1.0, 1.7]},
+    "classifier": {
+        "MODEL.ROI_HEADS.NAME": "MaskedROIHeads", "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3"],
+        "MODEL.ROI_HEADS.NUM_CLASSES": 3, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+        "TEST_SCALES": [1.0, 1.5],
+    },
 }
+# fmt: on
 
 
 def model(variant: str = "single", **more):
@@ -48,7 +55,7 @@ def losses_of(net, inputs: list[dict]) -> dict[str, torch.Tensor]:
 
 def check_instances(found: Instances, size: tuple[int, int]) -> None:
     assert found.image_size == size and found.pred_masks.shape == (len(found), *size)
-    assert found.pred_masks.dtype == torch.bool and (found.pred_classes == 0).all()
+    assert found.pred_masks.dtype == torch.bool and found.pred_classes.dtype == torch.int64
     assert (found.scores[:-1] >= found.scores[1:]).all()
     assert {"proposal_boxes", "objectness_logits", "pred_boxes"} <= set(found.get_fields())
     for mask, box in zip(found.pred_masks, found.pred_boxes.tensor):
@@ -60,7 +67,8 @@ def check_instances(found: Instances, size: tuple[int, int]) -> None:
 def test_forward_backward_and_proposals(variant):
     net = model(variant)
     losses = losses_of(net, batch())
-    assert set(losses) == {"loss_objectness", "loss_window_mask"} and losses["loss_window_mask"] > 0
+    assert set(losses) - {"loss_cls"} == {"loss_objectness", "loss_window_mask"} and losses["loss_window_mask"] > 0
+    assert ("loss_cls" in losses) == (variant == "classifier")
     sum(losses.values()).backward()
     for name, parameter in net.named_parameters():
         # in distributed training every parameter must take part
@@ -73,10 +81,12 @@ def test_forward_backward_and_proposals(variant):
         assert len(result["instances"]) > 0
         check_instances(result["instances"], (inputs["height"], inputs["width"]))
         check_instances(unscaled, tuple(inputs["image"].shape[1:]))
+        assert (result["instances"].pred_classes > 0).any() == (variant == "classifier")
 
 
-def test_a_batch_without_objects_trains_on_background():
-    net = model()
+@pytest.mark.parametrize("variant", ["single", "classifier"])
+def test_a_batch_without_objects_trains_on_background(variant):
+    net = model(variant)
     losses = losses_of(net, [annotated(64, 80, []), annotated(48, 64, [])])
     assert losses["loss_objectness"] > 0 and losses["loss_window_mask"] == 0
     sum(losses.values()).backward()
@@ -132,6 +142,33 @@ def test_proposals_of_a_scale_return_to_the_image():
     assert tight_window_boxes(found.window_masks > 0.5, found.windows).tensor.tolist() == [[10, 15, 20, 25]]
 
 
+def test_classifier_sees_the_inside_of_the_mask_only():
+    """Features outside of a proposal's mask do not change its scores; those inside do."""
+    net = model("classifier").eval()
+    heads = net.roi_heads
+    found = Instances((64, 64))
+    found.windows = Boxes(torch.tensor([[8.0, 8, 48, 48]]))
+    found.window_masks = torch.zeros(1, 10, 10)
+    found.window_masks[:, 2:8, 2:5] = 1.0  # 16 to 28, 16 to 40 px; the box is wider
+    found.window_masks[:, 2, 2:8] = 1.0
+    found.proposal_boxes = tight_window_boxes(found.window_masks > 0.5, found.windows)
+    assert found.proposal_boxes.tensor.tolist() == [[16, 16, 40, 40]]
+    found.objectness_logits = found.scores = torch.zeros(1)
+    features = {name: torch.zeros(1, 16, size, size) for name, size in (("p2", 16), ("p3", 8))}
+
+    def scores(y: int, x: int) -> torch.Tensor:
+        with torch.no_grad():
+            changed = {name: feature.clone() for name, feature in features.items()}
+            changed["p2"][0, :, y, x] = 50.0
+            heads.score_thresh = 0.0
+            return heads(None, changed, [found])[0][0].scores
+
+    with torch.no_grad():
+        plain = heads(None, features, [found])[0][0].scores
+    assert torch.equal(scores(8, 9), plain), "in the box, right of the mask"
+    assert not torch.equal(scores(7, 5), plain)
+
+
 def test_score_by_product():
     """Objectness times the mean foreground probability inside of the mask: the order may turn."""
     net = model("deepmask rule").proposal_generator
@@ -148,7 +185,7 @@ def test_score_by_product():
     [
         ({"MODEL.MASK_ON": False}, "MODEL.MASK_ON is False"),
         ({"MODEL.PROPOSAL_GENERATOR.NAME": "RPN"}, "PROPOSAL_GENERATOR.NAME is RPN, wanted InstanceFCNProposals"),
-        ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "MODEL.ROI_HEADS.NAME is StandardROIHeads, wanted NoClassifier"),
+        ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "ROI_HEADS.NAME is StandardROIHeads, wanted NoClassifier or"),
         ({"TEST_SCALES": [1.0, 0.0]}, "TEST_SCALES is .1.0, 0.0., wanted one or more factors above 0"),
         ({"IN_FEATURES": ["res4"]}, "IN_FEATURES is .'res4'., but the backbone gives"),
         ({"LABEL_RULE": "centre"}, "LABEL_RULE is 'centre', wanted one of .'iou', 'deepmask'."),

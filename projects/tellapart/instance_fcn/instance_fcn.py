@@ -8,11 +8,12 @@ from detectron2.layers import ShapeSpec, paste_masks_in_image
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
 from ..masks import tight_boxes
+from .classifier import MaskedROIHeads
 from .proposals import InstanceFCNProposals
 
 
@@ -54,9 +55,11 @@ class InstanceFCN(GeneralizedRCNN):
         """
         if not cfg.MODEL.MASK_ON:
             raise InputError("MODEL.MASK_ON is False, but InstanceFCN learns from masks: set it to True")
-        for section, part in (("PROPOSAL_GENERATOR", InstanceFCNProposals), ("ROI_HEADS", NoClassifier)):
-            if part.__name__ != cfg.MODEL[section].NAME:
-                raise InputError(f"MODEL.{section}.NAME is {cfg.MODEL[section].NAME}, wanted {part.__name__}")
+        parts = {"PROPOSAL_GENERATOR": [InstanceFCNProposals], "ROI_HEADS": [NoClassifier, MaskedROIHeads]}
+        for section, classes in parts.items():
+            name, wanted = cfg.MODEL[section].NAME, [part.__name__ for part in classes]
+            if name not in wanted:
+                raise InputError(f"MODEL.{section}.NAME is {name}, wanted {' or '.join(wanted)}")
         scales = tuple(cfg.MODEL.INSTANCE_FCN.TEST_SCALES)
         if not scales or min(scales) <= 0:
             raise InputError(f"MODEL.INSTANCE_FCN.TEST_SCALES is {scales}, wanted one or more factors above 0")
@@ -74,29 +77,34 @@ class InstanceFCN(GeneralizedRCNN):
 
         Returns:
             ``{"instances": ...}`` for each image, or the ``Instances``: ``pred_boxes`` (tight) and the same as
-            ``proposal_boxes``, ``objectness_logits``, ``scores``, ``pred_classes`` (0), ``pred_masks`` bool (N, H, W).
+            ``proposal_boxes``, ``objectness_logits``, ``scores``, ``pred_classes`` (0 without a classifier),
+            ``pred_masks`` bool (N, H, W).
         """
         if detected_instances is not None:
             raise NotImplementedError("InstanceFCN finds masks and boxes together: it takes no detected_instances")
         images = self.preprocess_image(batched_inputs)
-        per_scale = [self._propose_at(images, scale) for scale in self.scales]
+        features = self.backbone(images.tensor)
+        per_scale = [self._propose_at(images, features, scale) for scale in self.scales]
+        proposals = per_scale[0]
+        if len(per_scale) > 1:
+            proposals = [
+                self.proposal_generator.choose(found.windows, found.objectness_logits, found.window_masks, size)
+                for found, size in zip(map(_cat, zip(*per_scale)), images.image_sizes)
+            ]
+        found, _ = self.roi_heads(images, features, proposals, None)
+        if not do_postprocess:
+            return [in_image(one, one.image_size) for one in found]
         results = []
-        for inputs, size, found in zip(batched_inputs, images.image_sizes, zip(*per_scale)):
-            merged = Instances.cat(list(found)) if len(found) > 1 else found[0]
-            if len(found) > 1:
-                merged = self.proposal_generator.choose(
-                    merged.windows, merged.objectness_logits, merged.window_masks, size
-                )
-            if do_postprocess:
-                size = inputs.get("height", size[0]), inputs.get("width", size[1])
-            results.append(in_image(merged, size))
-        return [{"instances": result} for result in results] if do_postprocess else results
+        for inputs, one in zip(batched_inputs, found):
+            height, width = one.image_size
+            results.append({"instances": in_image(one, (inputs.get("height", height), inputs.get("width", width)))})
+        return results
 
-    def _propose_at(self, images: ImageList, scale: float) -> list[Instances]:
-        """The proposals found in the images resized by ``scale``, in pixels of the images as they came."""
+    def _propose_at(self, images: ImageList, features: dict[str, Tensor], scale: float) -> list[Instances]:
+        """The proposals found in the images resized by ``scale``, in pixels of the images as they came, whose features
+        are given."""
         if scale == 1.0:
-            found, _ = self.proposal_generator(images, self.backbone(images.tensor), None)
-            return found
+            return self.proposal_generator(images, features, None)[0]
         resized = []
         for image, (height, width) in zip(images.tensor, images.image_sizes):
             size = max(1, round(height * scale)), max(1, round(width * scale))
@@ -107,6 +115,10 @@ class InstanceFCN(GeneralizedRCNN):
         )
         found, _ = self.proposal_generator(scaled, self.backbone(scaled.tensor), None)
         return [rescaled(one, size) for one, size in zip(found, images.image_sizes)]
+
+
+def _cat(found: tuple[Instances, ...]) -> Instances:
+    return Instances.cat(list(found))
 
 
 def rescaled(found: Instances, size: tuple[int, int]) -> Instances:
@@ -126,6 +138,7 @@ def in_image(found: Instances, size: tuple[int, int]) -> Instances:
     result = Instances(size)
     result.pred_boxes = result.proposal_boxes = tight_boxes(masks)
     result.objectness_logits, result.scores = found.objectness_logits, found.scores
-    result.pred_classes = torch.zeros_like(found.scores, dtype=torch.int64)
+    agnostic = torch.zeros_like(found.scores, dtype=torch.int64)
+    result.pred_classes = found.pred_classes if found.has("pred_classes") else agnostic
     result.pred_masks = masks
     return result[result.pred_boxes.nonempty()]

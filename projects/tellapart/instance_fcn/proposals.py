@@ -41,6 +41,7 @@ class InstanceFCNProposals(nn.Module):
         nms_thresh: box IoU above which the less likely proposal goes.
         post_nms_topk: proposals kept.
         score: ``objectness``, or ``product`` with the mask's mean foreground probability.
+        propose_in_training: whether what follows trains on proposals; otherwise none are made then.
     """
 
     @configurable
@@ -49,7 +50,7 @@ class InstanceFCNProposals(nn.Module):
         window_size: int, window_stride: int, label_rule: str, iou_thresholds: tuple[float, float],
         centre_tolerance: float, size_band: tuple[float, float], mask_thresh: float, batch_size_per_image: int,
         positive_fraction: float, mask_loss_weight: float, topk: int, nms_thresh: float, post_nms_topk: int,
-        score: str,
+        score: str, propose_in_training: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         self.in_features = in_features
@@ -62,6 +63,7 @@ class InstanceFCNProposals(nn.Module):
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.mask_loss_weight = mask_loss_weight
         self.topk, self.nms_thresh, self.post_nms_topk, self.score = topk, nms_thresh, post_nms_topk, score
+        self.propose_in_training = propose_in_training
         self.objectness_conv = Conv2d(input_shapes[0].channels, conv_dim, 3, padding=1, activation=nn.ReLU())
         self.objectness_logits = nn.Conv2d(conv_dim, 1, 1)
         for layer, std in ((self.objectness_conv, 0.01), (self.objectness_logits, 0.01)):
@@ -107,6 +109,7 @@ class InstanceFCNProposals(nn.Module):
             "nms_thresh": options.NMS_THRESH,
             "post_nms_topk": options.POST_NMS_TOPK,
             "score": options.SCORE,
+            "propose_in_training": cfg.MODEL.ROI_HEADS.NAME != "NoClassifier" or cfg.VIS_PERIOD > 0,
         }
 
     def forward(
@@ -120,7 +123,7 @@ class InstanceFCNProposals(nn.Module):
             gt_instances: in training, one an image, with ``gt_boxes`` and ``gt_masks``.
 
         Returns:
-            See :meth:`choose`; in training proposals are found too, for the network that follows.
+            See :meth:`choose`; in training only for a network that follows, otherwise [].
         """
         maps = [features[name] for name in self.in_features]
         logits = [self.objectness_logits(self.objectness_conv(m))[:, 0].float() for m in maps]
@@ -134,6 +137,8 @@ class InstanceFCNProposals(nn.Module):
             # layers of levels that nobody reads get a gradient too (of 0), or distributed training would stop
             idle = [m.flatten()[:1] for name, m in features.items() if name not in self.in_features]
             losses["loss_objectness"] = losses["loss_objectness"] + 0.0 * sum(x.sum() for x in idle)
+            if not self.propose_in_training:
+                return [], losses
         with torch.no_grad():
             found = [
                 self.choose(*self.best_windows(logits, shared, image), size)
