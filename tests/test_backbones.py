@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
+
 from tellapart import InputError, add_config
 from tellapart.backbones.vgg import VGG16Hole, from_torchvision
 
@@ -72,6 +76,21 @@ def test_registered_and_frozen():
     cfg.MODEL.VGG.OUT_FEATURES = ["res5"]
     with pytest.raises(InputError, match="MODEL.VGG.OUT_FEATURES is .'res5'., wanted some of"):
         build_backbone(cfg)
+
+
+def test_convert_command(tmp_path, monkeypatch, capsys):
+    """The checkpoint loads into a model by name, nothing of the backbone missing."""
+    source, output = tmp_path / "tv.pth", tmp_path / "vgg16.pth"
+    tool = Path(__file__).resolve().parents[1] / "tools" / "convert_torchvision_vgg.py"
+    torch.save(torchvision.models.vgg16(weights=None).features.state_dict(prefix="features."), source)
+    monkeypatch.setattr(sys, "argv", ["convert", str(source), str(output)])
+    runpy.run_path(str(tool), run_name="__main__")
+    assert "26 tensors" in capsys.readouterr().out
+    converted = torch.load(output, weights_only=True)["model"]
+    assert set(converted) == {f"backbone.{name}" for name in VGG16Hole(3, ["conv5"]).state_dict()}
+    source.write_text("nothing")
+    with pytest.raises(SystemExit, match="tv.pth can't be read"):
+        runpy.run_path(str(tool), run_name="__main__")
 
 
 def test_other_weights_are_refused():

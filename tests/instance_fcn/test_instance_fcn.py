@@ -8,6 +8,7 @@ from pathlib import Path
 from tellapart import InputError, add_config
 from tellapart.instance_fcn.instance_fcn import in_image, rescaled
 from tellapart.instance_fcn.proposals import tight_window_boxes
+from tellapart.runtime.doors import load_config
 
 import pytest
 import torch
@@ -61,6 +62,15 @@ def check_instances(found: Instances, size: tuple[int, int]) -> None:
     for mask, box in zip(found.pred_masks, found.pred_boxes.tensor):
         rows, columns = mask.nonzero().unbind(1)
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "InstanceFCN").glob("i*.yaml")), ids=lambda p: p.stem)
+def test_configs_build(path):
+    """Nothing is allocated; k * k score maps."""
+    generator = build_model(load_config(str(path), ["MODEL.DEVICE", "meta"])).proposal_generator
+    k = 3 if "_k3_" in path.stem else 7 if "_k7_" in path.stem else 5
+    assert generator.mask_head.score_maps.out_channels == k * k
+    assert generator.strides == ([4, 8, 16, 32, 64] if "FPN" in path.stem else [16] if "R_50" in path.stem else [8])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""torchvision's VGG-16 weights (plain or with batch norm) as a checkpoint for ``build_vgg16_hole_backbone``.
+
+    python -c "import torch, torchvision as tv; torch.save(tv.models.vgg16(weights='DEFAULT').state_dict(), 'tv.pth')"
+    python tools/convert_torchvision_vgg.py tv.pth vgg16.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+
+from tellapart import InputError
+from tellapart.backbones.vgg import from_torchvision
+from tellapart.runtime.checkpoint import AtomicPathManager
+
+import torch
+from iopath.common.file_io import g_pathmgr
+
+
+def main() -> None:
+    """Read, rename, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="a state dict that torch.save wrote")
+    parser.add_argument("output", help="the checkpoint to write, *.pth")
+    args = parser.parse_args()
+    try:
+        state = torch.load(args.source, map_location="cpu", weights_only=True)
+        converted = from_torchvision(state)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, TypeError) as error:
+        raise InputError(f"{args.source} can't be read: {error}") from error
+    except InputError as error:
+        raise InputError(f"{args.source}: {error}") from error
+    with AtomicPathManager(g_pathmgr).open(args.output, "wb") as file:
+        torch.save({"model": converted, "__author__": "torchvision"}, file)
+    print(f"wrote {args.output}: {len(converted)} tensors")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"{error}")
