@@ -9,7 +9,9 @@ from tellapart import InputError, add_config
 from tellapart.instance_fcn.instance_fcn import in_image, rescaled
 from tellapart.instance_fcn.proposals import tight_window_boxes
 from tellapart.runtime.doors import load_config
+from tellapart.visualization.score_maps import draw_instance_fcn
 
+import cv2
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -150,6 +152,18 @@ def test_proposals_of_a_scale_return_to_the_image():
     whole = in_image(found, (100, 400))
     assert abs(whole.pred_boxes.tensor - torch.tensor([[40.0, 30, 80, 50]])).max() <= 2
     assert tight_window_boxes(found.window_masks > 0.5, found.windows).tensor.tolist() == [[10, 15, 20, 25]]
+
+
+@pytest.mark.parametrize("variant", ["single", "k1", "pyramid", "scales"])
+def test_picture_of_a_window(variant, tmp_path):
+    net = model(variant).eval()
+    draw_instance_fcn(tmp_path / "deeper" / "window.png", net, annotated(97, 111, []))
+    picture = cv2.imread(str(tmp_path / "deeper" / "window.png"))
+    k = net.proposal_generator.mask_head.grid_size
+    marked = (picture == (80, 200, 60)).all(-1)
+    assert marked.any() and picture.shape[1] >= 4 * 320
+    if k > 1:  # the cell moves from map to map
+        assert marked[:, : picture.shape[1] // 3].any(0).sum() > 2 * k
 
 
 def test_classifier_sees_the_inside_of_the_mask_only():

@@ -125,13 +125,8 @@ class InstanceFCNProposals(nn.Module):
         Returns:
             See :meth:`choose`; in training only for a network that follows, otherwise [].
         """
-        maps = [features[name] for name in self.in_features]
-        logits = [self.objectness_logits(self.objectness_conv(m))[:, 0].float() for m in maps]
-        shared = self.mask_head(maps)
-        windows = [
-            [self._windows(level, i, size, m) for level, m in enumerate(maps)]
-            for i, size in enumerate(images.image_sizes)
-        ]
+        logits, shared = self.predict(features)
+        windows = self.windows_of(images.image_sizes, logits)
         losses = self.losses(logits, shared, windows, gt_instances) if self.training else {}
         if self.training:
             # layers of levels that nobody reads get a gradient too (of 0), or distributed training would stop
@@ -146,14 +141,27 @@ class InstanceFCNProposals(nn.Module):
             ]
         return found, losses
 
-    def _windows(self, level: int, image: int, size: tuple[int, int], feature: Tensor) -> Tensor:
+    def predict(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Both branches: objectness logits (N, Hi, Wi) of the windows centred on each feature pixel, one tensor a
+        level, and what the mask head shares between windows."""
+        maps = [features[name] for name in self.in_features]
+        logits = [self.objectness_logits(self.objectness_conv(m))[:, 0].float() for m in maps]
+        return logits, self.mask_head(maps)
+
+    def windows_of(self, image_sizes: list[tuple[int, int]], logits: list[Tensor]) -> list[list[Tensor]]:
+        """The windows of each image, one tensor (W, 4) a level, see ``centred_windows``."""
+        return [
+            [self._windows(level, i, size, m) for level, m in enumerate(logits)] for i, size in enumerate(image_sizes)
+        ]
+
+    def _windows(self, level: int, image: int, size: tuple[int, int], logits: Tensor) -> Tensor:
         """The windows of one level that are centred in the image, not in what it was padded with."""
         stride = self.strides[level]
-        shown = [min(-(-pixels // stride), length) for pixels, length in zip(size, feature.shape[2:])]
+        shown = [min(-(-pixels // stride), length) for pixels, length in zip(size, logits.shape[1:])]
         made = centred_windows(level, image, tuple(shown), self.window_size, self.window_stride)
-        return made.to(feature.device)
+        return made.to(logits.device)
 
-    def _logits_of(self, logits: list[Tensor], windows: Tensor) -> Tensor:
+    def logits_of(self, logits: list[Tensor], windows: Tensor) -> Tensor:
         """The objectness (W,) at the centres of the windows of one level and image."""
         level, image = windows[0, :2].tolist() if len(windows) else (0, 0)
         centres = windows[:, 2:] + (self.window_size - 1) // 2
@@ -176,7 +184,7 @@ class InstanceFCNProposals(nn.Module):
             index, label = self.label(truth.gt_boxes.to(boxes.device), boxes)
             positive, negative = subsample_labels(label, self.batch_size_per_image, self.positive_fraction, 0)
             sampled = torch.cat((positive, negative))
-            scores.append(torch.cat([self._logits_of(logits, w) for w in image_windows])[sampled])
+            scores.append(torch.cat([self.logits_of(logits, w) for w in image_windows])[sampled])
             labels.append(label[sampled])
             chosen.append(everything[positive])
             if len(positive):
@@ -217,7 +225,7 @@ class InstanceFCNProposals(nn.Module):
         """
         kept, scores = [], []
         for level_windows in windows:
-            level_scores = self._logits_of(logits, level_windows)
+            level_scores = self.logits_of(logits, level_windows)
             best = level_scores.topk(min(self.topk, len(level_scores))).indices
             kept.append(level_windows[best])
             scores.append(level_scores[best])

@@ -1,4 +1,4 @@
-"""One region of FCIS in pictures: its k x k score maps on both sides, what is assembled of them, and the mask."""
+"""One region of FCIS or one window of InstanceFCN in pictures: score maps, what is assembled of them, the mask."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Boxes
 
 from ..fcis import FCIS
+from ..instance_fcn import InstanceFCN
+from ..instance_fcn.windows import window_boxes
 
 _TILE = 96  # height and width of one score map, pixels
 _PANEL = 320  # of the other pictures
@@ -78,11 +80,63 @@ def draw_fcis_region(
         _captioned(_panel(_heat(2 * probability - 1, 1.0)), "softmax over the sides"),
         _captioned(_masked(picture, box, binary), "mask"),
     ]
-    rows = [np.hstack(upper), np.hstack(lower)]
-    wide = max(row.shape[1] for row in rows)
-    rows = [np.pad(row, ((0, 0), (0, wide - row.shape[1]), (0, 0)), constant_values=_PAPER[0]) for row in rows]
+    _write(path, upper, lower)
+
+
+@torch.no_grad()
+def draw_instance_fcn(path: str | Path, model: InstanceFCN, inputs: dict) -> None:
+    """Writes a PNG of the most likely window of an image, at the image's own scale.
+
+    Upper row: the k x k instance-sensitive score maps, each with the window and, in green, the cell that copies from
+    it; the objectness of the windows centred on each pixel. Lower row: the image with the window, the assembled
+    scores, the foreground probability, the mask. Red is high, blue is low.
+
+    Args:
+        path: of the PNG; its folder is made.
+        model: in eval mode, with an ``InstanceSensitiveHead``.
+        inputs: one image as the model takes it: ``image`` (3, H, W) in the model's ``input_format``.
+    """
+    generator = model.proposal_generator
+    images = model.preprocess_image([inputs])
+    logits, shared = generator.predict(model.backbone(images.tensor))
+    windows = generator.windows_of(images.image_sizes, logits)[0]
+    scores = [generator.logits_of(logits, level_windows) for level_windows in windows]
+    level = max(range(len(scores)), key=lambda i: scores[i].max().item())
+    best = windows[level][scores[level].argmax()][None]
+    box = window_boxes(best, generator.strides, generator.window_size).tensor[0].tolist()
+    assembled, inside = (x[0].cpu().numpy() for x in generator.mask_head.masks(shared, best))
+    probability = np.where(inside, 1 / (1 + np.exp(-assembled)), 0.0)
+    height, width = images.image_sizes[0]
+    shown = [max(1, -(-length // generator.strides[level])) for length in (height, width)]
+    k = generator.mask_head.grid_size
+    tiles = shared[level][0].float().unflatten(0, (k, k)).cpu().numpy()[..., : shown[0], : shown[1]]
+    limit = max(float(np.abs(tiles).max()), 1e-6)
+    objectness = logits[level][0].sigmoid().cpu().numpy()[: shown[0], : shown[1]]
+    picture = convert_image_to_rgb(inputs["image"].permute(1, 2, 0).cpu(), model.input_format)[..., ::-1]
+    upper = [
+        _captioned(_grid(tiles, limit, box, (height, width)), "instance-sensitive score maps"),
+        _captioned(_panel(_heat(2 * objectness - 1, 1.0)), f"objectness, up to {objectness.max():.2f}"),
+    ]
+    lower = [
+        _captioned(_boxed(picture, box), "window"),
+        _captioned(_panel(_heat(assembled, limit)), "assembled"),
+        _captioned(_panel(_heat(2 * probability - 1, 1.0)), "probability"),
+        _captioned(_masked(picture, box, probability >= 0.5), "mask"),
+    ]
+    _write(path, upper, lower)
+
+
+def _write(path: str | Path, *rows: list[np.ndarray]) -> None:
+    """The rows' pictures side by side, the rows one below the other."""
+    stacked = []
+    for row in rows:
+        high = max(len(tile) for tile in row)
+        level = [np.pad(t, ((0, high - len(t)), (0, 0), (0, 0)), constant_values=_PAPER[0]) for t in row]
+        stacked.append(np.hstack(level))
+    wide = max(row.shape[1] for row in stacked)
+    stacked = [np.pad(r, ((0, 0), (0, wide - r.shape[1]), (0, 0)), constant_values=_PAPER[0]) for r in stacked]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), np.vstack(rows)):
+    if not cv2.imwrite(str(path), np.vstack(stacked)):
         raise OSError(f"could not write {path}")
 
 
@@ -160,6 +214,4 @@ def _captioned(picture: np.ndarray, caption: str) -> np.ndarray:
     picture = picture.astype(np.uint8)
     bar = np.full((_BAR, picture.shape[1], 3), _PAPER, np.uint8)
     cv2.putText(bar, caption, (2, _BAR - 9), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
-    tile = np.vstack([bar, picture])
-    short = max(0, _PANEL + _BAR - len(tile))  # panels of one row are equally high
-    return np.pad(tile, ((0, _GAP + short), (_GAP, _GAP), (0, 0)), constant_values=_PAPER[0])
+    return np.pad(np.vstack([bar, picture]), ((0, _GAP), (_GAP, _GAP), (0, 0)), constant_values=_PAPER[0])
