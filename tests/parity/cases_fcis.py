@@ -40,10 +40,10 @@ def _run(cfg) -> dict:
         out["detections"] = [
             {
                 "size": found.image_size,
-                "box_pixels": found.pred_boxes.tensor.flatten().tolist(),  # tight around thresholded masks
+                "box_voted": found.pred_boxes.tensor.flatten().tolist(),  # tight around thresholded masks
                 "scores": found.scores,
                 "classes": found.pred_classes,
-                "mask_pixels": found.pred_masks.flatten(1).sum(1).tolist(),
+                "mask_voted": found.pred_masks.flatten(1).sum(1).tolist(),
             }
             for found in (r["instances"] for r in model(inputs))
         ]

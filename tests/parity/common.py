@@ -190,8 +190,11 @@ class Comparison:
                 if key in got:
                     self.walk(got[key], want[key], f"{at}.{key}" if at else key)
         elif isinstance(want, list) and isinstance(got, list):
-            if at.endswith("_pixels"):  # areas of thresholded masks: a pixel on the threshold may fall either way
-                if len(got) == len(want) and all(abs(g - w) <= 2 + RTOL * w for g, w in zip(got, want)):
+            # areas of thresholded masks: a pixel on the threshold may fall either way; where candidates vote, all the
+            # pixels that the same ones cover do so together
+            slack = {"_pixels": (2, RTOL), "_voted": (12, 0.02)}.get(at[at.rfind("_") :])
+            if slack is not None:
+                if len(got) == len(want) and all(abs(g - w) <= slack[0] + slack[1] * w for g, w in zip(got, want)):
                     return self
                 self.problems.append(f"{at}: {got}, wanted {want}")
             elif len(got) != len(want):
