@@ -48,16 +48,13 @@ def main() -> None:
         raise InputError(f"cannot read image {args.image}: {error}") from error
     resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST).get_transform(image)
     resized = resize.apply_image(image)
-    box = None
-    if args.box:
-        box = tuple(resize.apply_box(torch.tensor([args.box]).numpy())[0].tolist())
     inputs = {"image": torch.as_tensor(resized.transpose(2, 0, 1).copy())}
     if isinstance(model, InstanceFCN):
         draw_instance_fcn(args.output, model.eval(), inputs)
-        print(f"wrote {args.output}")
-        return
-    names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes") if cfg.DATASETS.TEST else None
-    draw_fcis_region(args.output, model.eval(), inputs, box, names)
+    else:
+        box = tuple(resize.apply_box([args.box])[0].tolist()) if args.box else None
+        names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes") if cfg.DATASETS.TEST else None
+        draw_fcis_region(args.output, model.eval(), inputs, box, names)
     print(f"wrote {args.output}")
 
 

@@ -11,6 +11,22 @@ from torch.nn import functional as F
 _FINER = 4  # polygons are drawn on a grid finer by this, so that a cell's share of foreground is known
 
 
+def crop_masks(masks: Tensor, boxes: Tensor, resolution: int) -> Tensor:
+    """The share of foreground in each cell of a grid over each mask's box.
+
+    Args:
+        masks: bool (P, H, W).
+        boxes: (P, 4) XYXY in pixels of the masks.
+        resolution: m.
+
+    Returns:
+        float32 (P, m, m).
+    """
+    index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
+    align = ROIAlign((resolution, resolution), 1.0, 0, aligned=True)
+    return align(masks[:, None].float(), torch.cat((index, boxes), 1).float())[:, 0]
+
+
 def mask_targets(gt_masks: BitMasks | PolygonMasks, boxes: Tensor, resolution: int, threshold: float) -> Tensor:
     """Ground-truth masks cut to boxes, as grids.
 
@@ -27,9 +43,7 @@ def mask_targets(gt_masks: BitMasks | PolygonMasks, boxes: Tensor, resolution: i
         fine = gt_masks.crop_and_resize(boxes, resolution * _FINER).to(boxes.device)
         share = F.avg_pool2d(fine[:, None].float(), _FINER)[:, 0]
     else:
-        index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
-        align = ROIAlign((resolution, resolution), 1.0, 0, aligned=True)
-        share = align(gt_masks.tensor[:, None].float(), torch.cat((index, boxes), 1).float())[:, 0]
+        share = crop_masks(gt_masks.tensor, boxes, resolution)
     return share.view(-1, resolution, resolution) >= threshold
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from tellapart import InputError, add_config
@@ -17,7 +16,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
-from made_images import annotated, batch
+from made_images import annotated, batch, check_instances, losses_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VARIANTS = {
@@ -49,21 +48,6 @@ def config(variant: str = "paper", **more) -> object:
 def model(variant: str = "paper", **more):
     torch.manual_seed(0)
     return build_model(config(variant, **more))
-
-
-def losses_of(fcis, inputs: list[dict]) -> dict[str, torch.Tensor]:
-    with EventStorage(0):
-        return fcis.train()(copy.deepcopy(inputs))
-
-
-def check_instances(found: Instances, size: tuple[int, int]) -> None:
-    """Full-size masks, tight boxes, falling scores: what evaluators, visualizers and trackers read."""
-    assert found.image_size == size and found.pred_masks.shape == (len(found), *size)
-    assert found.pred_masks.dtype == torch.bool and found.pred_classes.dtype == torch.int64
-    assert (found.scores[:-1] >= found.scores[1:]).all()
-    for mask, box in zip(found.pred_masks, found.pred_boxes.tensor):
-        rows, columns = mask.nonzero().unbind(1)
-        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "FCIS").glob("fcis_*.yaml")), ids=lambda p: p.stem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .cases_models import _inputs
+from .cases_models import _inputs, train_step
 from .common import case, fill, rcnn_cfg, sample_everything
 
 
@@ -32,7 +32,6 @@ def _cfg(kind: str, **options):
 
 def _run(cfg) -> dict:
     from detectron2.modeling import build_model
-    from detectron2.utils.events import EventStorage
 
     model, inputs, out = fill(build_model(cfg)), _inputs(), {}
     with torch.no_grad():
@@ -47,12 +46,7 @@ def _run(cfg) -> dict:
             }
             for found in (r["instances"] for r in model(inputs))
         ]
-    model.train()
-    with EventStorage(0) as storage:
-        losses = model(inputs)
-        sum(losses.values()).backward()
-        out["logged"] = {k: float(v[0]) for k, v in storage.latest().items()}
-    out["losses"] = {k: float(v) for k, v in losses.items()}
+    out.update(train_step(model, inputs))
     heads = model.roi_heads.named_parameters()
     out["gradients"] = {k: float(p.grad.double().square().sum().sqrt()) for k, p in heads}
     return out

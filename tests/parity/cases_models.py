@@ -27,9 +27,19 @@ def _inputs() -> list[dict]:
     return [small_input(i, short_side=s) for i, s in zip(IMAGES, (128, 110))]
 
 
-def _run(kind: str, depth: int, mask: bool, **options) -> dict:
+def train_step(model, inputs: list[dict]) -> dict:
+    """What a forward and a backward pass in training log and lose; leaves the gradients."""
     from detectron2.utils.events import EventStorage
 
+    model.train()
+    with EventStorage(0) as storage:
+        losses = model(inputs)
+        sum(losses.values()).backward()
+        logged = {k: float(v[0]) for k, v in storage.latest().items()}
+    return {"logged": logged, "losses": {k: float(v) for k, v in losses.items()}}
+
+
+def _run(kind: str, depth: int, mask: bool, **options) -> dict:
     model = _model(kind, depth, mask, **options)
     inputs = _inputs()
     out: dict = {"pixels": [crc(x["image"].numpy()) for x in inputs]}
@@ -51,12 +61,7 @@ def _run(kind: str, depth: int, mask: bool, **options) -> dict:
             out["detections"].append(one)
         raw = model.inference(inputs, do_postprocess=False)
         out["raw"] = [[sorted(r.get_fields()), r.image_size, r.pred_boxes.tensor] for r in raw]
-    model.train()
-    with EventStorage(0) as storage:
-        losses = model(inputs)
-        sum(losses.values()).backward()
-        out["logged"] = {k: float(v[0]) for k, v in storage.latest().items()}
-    out["losses"] = {k: float(v) for k, v in losses.items()}
+    out.update(train_step(model, inputs))
     groups: dict[str, float] = {}
     for name, p in model.named_parameters():
         if p.grad is not None:

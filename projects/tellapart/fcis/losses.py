@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from detectron2.structures import Instances
+from fvcore.nn import smooth_l1_loss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,10 +43,7 @@ def region_losses(
     """
     cls = F.cross_entropy(class_logits, gt_classes, reduction="none")
     seg = F.binary_cross_entropy_with_logits(side_logits, gt_masks.to(side_logits.dtype), reduction="none")
-    distance = (deltas[foreground] - gt_deltas).abs()
-    if smooth_l1_beta > 0:
-        below = 0.5 * distance.square() / smooth_l1_beta
-        distance = torch.where(distance < smooth_l1_beta, below, distance - 0.5 * smooth_l1_beta)
+    distance = smooth_l1_loss(deltas[foreground], gt_deltas, smooth_l1_beta, reduction="none")
     index = foreground.nonzero().flatten()
     zeros = torch.zeros_like(cls)
     return RegionLosses(

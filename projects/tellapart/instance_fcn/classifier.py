@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ROIAlign, ShapeSpec, batched_nms, cross_entropy
+from detectron2.layers import ShapeSpec, batched_nms, cross_entropy
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, ROIHeads, build_box_head
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..masks import mask_targets
+from ..masks import crop_masks, mask_targets
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -105,13 +105,9 @@ def _with_cells(proposals: Instances, size: int) -> Instances:
     windows, masks = proposals.windows.tensor, proposals.window_masks
     scale = masks.shape[1] / (windows[:, 2:] - windows[:, :2]).clamp(min=1e-6)
     boxes = (proposals.proposal_boxes.tensor - windows[:, :2].repeat(1, 2)) * scale.repeat(1, 2)
-    index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
-    binary = (masks >= 0.5).to(boxes.dtype)[:, None]
-    cells = ROIAlign((size, size), 1.0, 0, aligned=True)(binary, torch.cat((index, boxes), 1))[:, 0]
     made = Instances(proposals.image_size)
-    made.proposal_boxes, made.objectness_logits, made.cells = (
-        Boxes(proposals.proposal_boxes.tensor), proposals.objectness_logits, cells
-    )  # fmt: skip
+    made.proposal_boxes, made.objectness_logits = proposals.proposal_boxes, proposals.objectness_logits
+    made.cells = crop_masks(masks >= 0.5, boxes, size)
     return made
 
 

@@ -66,8 +66,8 @@ class InstanceFCNProposals(nn.Module):
         self.propose_in_training = propose_in_training
         self.objectness_conv = Conv2d(input_shapes[0].channels, conv_dim, 3, padding=1, activation=nn.ReLU())
         self.objectness_logits = nn.Conv2d(conv_dim, 1, 1)
-        for layer, std in ((self.objectness_conv, 0.01), (self.objectness_logits, 0.01)):
-            nn.init.normal_(layer.weight, std=std)
+        for layer in (self.objectness_conv, self.objectness_logits):
+            nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
 
     @classmethod
