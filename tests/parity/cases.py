@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from . import cases_config, cases_data, cases_engine, cases_fcis, cases_heads, cases_models, cases_ops  # noqa: F401
+from . import (  # noqa: F401
+    cases_config,
+    cases_data,
+    cases_engine,
+    cases_fcis,
+    cases_heads,
+    cases_instance_fcn,
+    cases_models,
+    cases_ops,
+)
 
 
 def is_embedded() -> bool:

@@ -192,7 +192,7 @@ class Comparison:
         elif isinstance(want, list) and isinstance(got, list):
             # areas of thresholded masks: a pixel on the threshold may fall either way; where candidates vote, all the
             # pixels that the same ones cover do so together
-            slack = {"_pixels": (2, RTOL), "_voted": (12, 0.02)}.get(at[at.rfind("_") :])
+            slack = {"_pixels": (3, RTOL), "_voted": (12, 0.02)}.get(at[at.rfind("_") :])
             if slack is not None:
                 if len(got) == len(want) and all(abs(g - w) <= slack[0] + slack[1] * w for g, w in zip(got, want)):
                     return self
