@@ -85,6 +85,26 @@ def add_config(cfg: CfgNode) -> None:
     # Inference: rank by "objectness" (the paper), or by its "product" with the mask's mean foreground probability.
     cfg.MODEL.INSTANCE_FCN.SCORE = "objectness"
 
+    # Semi-convolutional operators (Novotny et al., 2018), defaults of the paper where it says.
+    cfg.MODEL.SEMICONV = CfgNode()
+    # D, the first two of which are geometric; channels between the predictor's convolutions.
+    cfg.MODEL.SEMICONV.EMBEDDING_DIM = 8
+    cfg.MODEL.SEMICONV.CONV_DIM = 256
+    # "additive": Psi = (x, y, 0, ...) + Phi; "convolutional": Psi = Phi, without the pixel's place.
+    cfg.MODEL.SEMICONV.MIXING = "additive"
+    # x and y are pixels of the input image divided by this.
+    cfg.MODEL.SEMICONV.PIXELS_PER_UNIT = 32.0
+    # LaplacianKernel, GaussianKernel or SteeredBilateralKernel, and its (first) width in units of the embedding.
+    cfg.MODEL.SEMICONV.KERNEL = "LaplacianKernel"
+    cfg.MODEL.SEMICONV.SIGMA = 1.0
+    # The seed of a region at inference: "soft", an expectation over its pixels as in training, or "hard", the best one.
+    cfg.MODEL.SEMICONV.SEED = "soft"
+    # Factor on the gradient from the embeddings into the features.
+    cfg.MODEL.SEMICONV.GRADIENT_SCALE = 0.1
+    # Factors on the losses: embeddings over the image (equation 5), and the kernel against each region's mask.
+    cfg.MODEL.SEMICONV.EMBEDDING_LOSS_WEIGHT = 1.0
+    cfg.MODEL.SEMICONV.KERNEL_LOSS_WEIGHT = 1.0
+
     # What to evaluate with: "coco" (AP of boxes and masks), "mask_proposals" (recall of class-agnostic masks).
     cfg.TEST.EVALUATORS = ["coco"]
 

@@ -1,0 +1,55 @@
+"""What pulls the embeddings of an instance's pixels together (section 3.2, equation 5)."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.structures import BitMasks, PolygonMasks
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def masks_on_map(
+    gt_masks: BitMasks | PolygonMasks, image_size: tuple[int, int], stride: int, size: tuple[int, int]
+) -> Tensor:
+    """Ground truth at the centres of a map's pixels.
+
+    A thin instance keeps the pixels whose centres it covers; by area most of its pixels would not be its own.
+
+    Args:
+        gt_masks: G masks in the input image.
+        image_size: (height, width) of that, pixels.
+        stride: input pixels a map pixel.
+        size: (H, W) of the map; what lies right of and below the image is padding.
+
+    Returns:
+        bool (G, H, W).
+    """
+    if isinstance(gt_masks, PolygonMasks):
+        gt_masks = BitMasks.from_polygon_masks(gt_masks, *image_size)
+    seen = gt_masks.tensor[:, stride // 2 :: stride, stride // 2 :: stride][:, : size[0], : size[1]]
+    return F.pad(seen, (0, size[1] - seen.shape[2], 0, size[0] - seen.shape[1]))
+
+
+def embedding_loss(embeddings: Tensor, masks: list[Tensor]) -> Tensor:
+    """Mean over instances of 1/|S| sum_{u in S} ||Psi_u - mean_S Psi||, the norm, not its square: attraction only.
+
+    Args:
+        embeddings: Psi, (N, D, H, W).
+        masks: of each image, bool (G, H, W). Masks may overlap. Instances of fewer than two pixels say nothing and do
+            not count: they are too small for this map.
+
+    Returns:
+        A scalar, float32; 0 (with a gradient of 0) without instances.
+    """
+    embeddings = embeddings.float()
+    image = torch.cat([torch.full((len(m),), i, device=m.device) for i, m in enumerate(masks)])
+    instance, y, x = torch.cat(masks).nonzero().unbind(1)
+    counts = torch.bincount(instance, minlength=len(image)).to(embeddings)
+    pixels = embeddings[image[instance], :, y, x]
+    means = embeddings.new_zeros(len(image), embeddings.shape[1]).index_add(0, instance, pixels)
+    means = means / counts.clamp(min=1)[:, None]
+    # the smallest number under the root gives a pixel on its mean a slope of 0 instead of none
+    distances = ((pixels - means[instance]).square().sum(1) + 1e-12).sqrt()
+    large = counts >= 2
+    shares = large / counts.clamp(min=1) / large.sum().clamp(min=1)
+    return (distances * shares[instance]).sum() + 0.0 * embeddings.sum()

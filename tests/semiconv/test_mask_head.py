@@ -1,0 +1,212 @@
+"""Mask R-CNN with semi-convolutional operators: what stays Mask R-CNN's, what comes on top, and the head on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tellapart import InputError, add_config
+from tellapart.semiconv import LaplacianKernel, SemiConvMaskHead, SemiConvROIHeads
+from tellapart.semiconv.mask_head import kernel_loss
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from made_images import annotated, batch, losses_of
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE_LEVEL = ("MODEL.ROI_HEADS.NAME", "SemiConvROIHeads", "MODEL.ROI_MASK_HEAD.NAME", "SemiConvMaskHead")
+ALONE = IMAGE_LEVEL[2:]
+
+
+def model(*options, wide_kernel: bool = False):
+    """A narrow Mask R-CNN with the options; every one from the same random weights."""
+    cfg = get_cfg()
+    add_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "mask_rcnn_R_18_FPN_shapes.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = "cpu", 16, 16
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = cfg.MODEL.SEMICONV.CONV_DIM = 16
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = 0.0, 10
+    cfg.merge_from_list(list(options))
+    torch.manual_seed(0)
+    net = build_model(cfg)
+    names = {name: torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())) for name, p in
+             net.named_parameters() if "mask_head" in name or "embedding" in name}  # fmt: skip
+    net.load_state_dict({n: 0.1 * v for n, v in names.items() if "log_sigma" not in n}, strict=False)
+    if wide_kernel:
+        net.roi_heads.mask_head.semiconv["kernel"].log_sigma.data.fill_(30.0)
+    return net
+
+
+def detections(net) -> list[Instances]:
+    with torch.no_grad():
+        return [result["instances"] for result in net.eval()(batch())]
+
+
+@pytest.mark.parametrize("options", [IMAGE_LEVEL, ALONE], ids=["image level", "alone"])
+@pytest.mark.parametrize("masks", ["bitmask", "polygon"])
+def test_losses_and_gradients(options, masks):
+    net = model(*options)
+    losses = losses_of(net, batch(masks))
+    image_level = {"loss_embedding"} if options is IMAGE_LEVEL else set()
+    plain = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
+    assert set(losses) == plain | image_level | {"loss_kernel"}
+    assert all(torch.isfinite(x) for x in losses.values()) and losses["loss_kernel"] > 0
+    sum(losses.values()).backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        if "semiconv" in name or "embedding" in name:
+            assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("options", [IMAGE_LEVEL, ALONE], ids=["image level", "alone"])
+def test_without_objects_every_parameter_has_a_gradient(options):
+    net = model(*options)
+    losses = losses_of(net, [annotated(64, 80, []), annotated(50, 60, [])])
+    assert losses["loss_mask"] == losses["loss_kernel"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("options", [IMAGE_LEVEL, ALONE], ids=["image level", "alone"])
+def test_kernel_of_one_leaves_mask_rcnns_masks(options):
+    plain, wide, narrow = detections(model()), detections(model(*options, wide_kernel=True)), detections(model(*options))
+    for a, b, c in zip(plain, wide, narrow):
+        assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor) and torch.equal(a.pred_masks, b.pred_masks)
+        assert a.pred_masks.any() and not torch.equal(a.pred_masks, c.pred_masks)
+
+
+@pytest.mark.parametrize("options", [IMAGE_LEVEL, ALONE], ids=["image level", "alone"])
+def test_a_mask_rcnn_checkpoint_is_the_start(options):
+    """All its names are there, with its shapes; only the new parts are missing from it."""
+    plain, net = model().state_dict(), model(*options)
+    result = net.load_state_dict(plain, strict=False)
+    assert not result.unexpected_keys
+    prefixes = ("roi_heads.mask_head.semiconv.", "roi_heads.embedding_predictor.")
+    assert result.missing_keys and all(name.startswith(prefixes) for name in result.missing_keys)
+
+
+def test_gradient_into_the_features_is_scaled():
+    gradients = []
+    for scale in ("0.1", "1.0"):
+        net = model(*IMAGE_LEVEL, "MODEL.SEMICONV.GRADIENT_SCALE", scale)
+        losses_of(net, batch())["loss_embedding"].backward()
+        heads = net.roi_heads.embedding_predictor
+        gradients.append((net.backbone.fpn_output2.weight.grad.clone(), heads.conv.weight.grad.clone()))
+    torch.testing.assert_close(gradients[0][0], 0.1 * gradients[1][0])
+    torch.testing.assert_close(gradients[0][1], gradients[1][1])
+
+
+def head(seed: str = "soft", **more) -> SemiConvMaskHead:
+    net = model(*IMAGE_LEVEL, "MODEL.SEMICONV.SEED", seed, *(x for pair in more.items() for x in pair))
+    return net.roi_heads.mask_head
+
+
+def test_mask_logits_equal_a_loop_over_regions_and_pixels():
+    """Equations 8 to 10, straight: p, the seed, s + log K."""
+    torch.manual_seed(1)
+    x, boxes = torch.randn(3, 16, 14, 14), torch.tensor([[5.0, 6.0, 40.0, 30.0], [0, 0, 9, 70], [20, 20, 21, 21]])
+    classes, phi = torch.tensor([2, 0, 1]), torch.randn(3, 8, 28, 28)
+    for training, seed in ((True, "soft"), (False, "soft"), (False, "hard"), (True, "hard")):
+        net = head(seed).train(training)
+        with torch.no_grad():
+            own, log_kernel = net.parts(x, boxes, classes, phi)
+            expected = net.layers(x)
+        sigma = net.semiconv["kernel"].log_sigma.exp().item()
+        for r, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+            s = expected[r, classes[r]]
+            torch.testing.assert_close(own[r], s)
+            psi = phi[r].clone()
+            for i in range(28):
+                psi[0, :, i] += (x0 + (i + 0.5) / 28 * (x1 - x0)) / 32
+                psi[1, i, :] += (y0 + (i + 0.5) / 28 * (y1 - y0)) / 32
+            p = s.exp() / s.exp().sum()
+            if seed == "hard" and not training:
+                p = torch.zeros_like(p).flatten().index_fill(0, s.argmax(), 1.0).view_as(p)
+            center = torch.stack([(p * channel).sum() for channel in psi])
+            for i, j in ((0, 0), (13, 5), (27, 27)):
+                distance = (psi[:, i, j] - center).norm().item()
+                assert abs(log_kernel[r, i, j].item() + distance / sigma) < 1e-4 * (1 + distance)
+
+
+def test_hard_seed_changes_the_masks():
+    nets = [detections(model(*IMAGE_LEVEL, "MODEL.SEMICONV.SEED", seed))[0].pred_masks for seed in ("soft", "hard")]
+    assert not torch.equal(*nets)
+
+
+def test_kernel_loss_equals_a_loop():
+    truth = Instances((8, 8), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6]])))
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :2, :2], masks[1, 3:5, 2:6] = True, True
+    truth.gt_masks = BitMasks(masks)
+    log_kernel = -torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    log_kernel[0, 0, 3] = 0.0  # the seed's embedding outside of the mask: finite
+    expected = 0.0
+    for r, (y0, x0) in enumerate(((0, 0), (2, 2))):
+        for i in range(4):
+            for j in range(4):
+                k = log_kernel[r, i, j].exp().item()
+                inside = bool(masks[r, y0 + i, x0 + j])
+                expected -= log_kernel[r, i, j].item() if inside else torch.tensor(1 - 0.99 * k).log().item()
+    assert abs(kernel_loss(log_kernel, [truth]).item() - expected / 32) < 1e-6
+    empty = torch.zeros(0, 4, 4, requires_grad=True)
+    assert kernel_loss(empty, [truth[:0]]).item() == 0
+
+
+def test_inference_with_given_boxes():
+    """As test-time augmentation calls it: features of the backbone only."""
+    net = model(*IMAGE_LEVEL).eval()
+    found = detections(net)[0]
+    given = Instances((97, 111), pred_boxes=Boxes(torch.tensor([[4.0, 4, 42, 44]])), pred_classes=torch.tensor([1]))
+    with torch.no_grad():
+        made = net.inference(batch()[:1], [given])[0]["instances"]
+    assert made.pred_masks.shape == (1, *found.image_size)
+    none = Instances((97, 111), pred_boxes=Boxes(torch.zeros(0, 4)), pred_classes=torch.zeros(0, dtype=torch.int64))
+    with torch.no_grad():
+        assert len(net.inference(batch()[:1], [none])[0]["instances"]) == 0
+
+
+@pytest.mark.parametrize("kernel", ["GaussianKernel", "SteeredBilateralKernel"])
+def test_other_kernels_by_name(kernel):
+    losses = losses_of(model(*IMAGE_LEVEL, "MODEL.SEMICONV.KERNEL", kernel), batch())
+    assert torch.isfinite(sum(losses.values()))
+
+
+def test_head_alone_on_res5_heads():
+    """Any ROI heads: those of C4 pool from one map, and share the box branch's features."""
+    cfg = get_cfg()
+    add_config(cfg)
+    cfg.MODEL.DEVICE, cfg.MODEL.MASK_ON, cfg.MODEL.RESNETS.DEPTH = "cpu", True, 50
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = 16, 100
+    cfg.MODEL.ROI_MASK_HEAD.NAME, cfg.MODEL.SEMICONV.CONV_DIM, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ALONE[1], 16, 3
+    losses = losses_of(build_model(cfg), batch())
+    assert losses["loss_kernel"] > 0 and torch.isfinite(sum(losses.values()))
+
+
+def test_autocast():
+    net = model(*IMAGE_LEVEL)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = losses_of(net, batch())
+    assert all(torch.isfinite(x) for x in losses.values()) and losses["loss_embedding"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("MODEL.ROI_HEADS.NAME", "SemiConvROIHeads"), "wants True, SemiConvMaskHead and a pooler"),
+        ((*IMAGE_LEVEL, "MODEL.MASK_ON", "False"), "MODEL.MASK_ON is False"),
+        ((*IMAGE_LEVEL, "MODEL.ROI_MASK_HEAD.POOLER_TYPE", ""), "POOLER_TYPE ''"),
+        ((*IMAGE_LEVEL, "MODEL.SEMICONV.SEED", "warm"), "MODEL.SEMICONV.SEED is 'warm', wanted one of .'soft', 'hard'."),
+        ((*IMAGE_LEVEL, "MODEL.SEMICONV.EMBEDDING_DIM", "1"), "EMBEDDING_DIM is 1, wanted at least 2"),
+    ],
+)
+def test_bad_configs(options, message):
+    with pytest.raises(InputError, match=message):
+        model(*options)
+
+
+def test_names_are_public():
+    assert isinstance(head(), SemiConvMaskHead) and isinstance(head().semiconv["kernel"], LaplacianKernel)
+    assert isinstance(model(*IMAGE_LEVEL).roi_heads, SemiConvROIHeads)
