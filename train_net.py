@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from tellapart import InputError
 from tellapart.data.loader import build_guarded_test_loader, build_resumable_train_loader
-from tellapart.evaluation import MaskProposalEvaluator
+from tellapart.evaluation import ColoringEvaluator, MaskProposalEvaluator
 from tellapart.runtime.checkpoint import Checkpointer
 from tellapart.runtime.doors import check_datasets, load_config, register_from_flags
 from tellapart.runtime.hooks import KeepLossHistory, PreemptionHook, SeedEveryStep
@@ -37,7 +37,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 logger = logging.getLogger("tellapart.train_net")
-EVALUATORS = {"coco": COCOEvaluator, "mask_proposals": MaskProposalEvaluator}
+EVALUATORS = {"coco": COCOEvaluator, "coloring": ColoringEvaluator, "mask_proposals": MaskProposalEvaluator}
 
 
 class Trainer(DefaultTrainer):

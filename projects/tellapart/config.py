@@ -105,7 +105,18 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.SEMICONV.EMBEDDING_LOSS_WEIGHT = 1.0
     cfg.MODEL.SEMICONV.KERNEL_LOSS_WEIGHT = 1.0
 
-    # What to evaluate with: "coco" (AP of boxes and masks), "mask_proposals" (recall of class-agnostic masks).
+    # Instance colouring: clusters of embeddings instead of boxes; SEMICONV above says which embeddings.
+    cfg.MODEL.COLORING = CfgNode()
+    # The backbone's feature map that categories and embeddings are predicted from.
+    cfg.MODEL.COLORING.IN_FEATURE = "p2"
+    # "kmeans" (the number of instances is given with each image), "mean_shift" or "seeds"; the radius of the latter
+    # two, in units of the embedding; instances of fewer pixels of the input image are dropped.
+    cfg.MODEL.COLORING.CLUSTERING = "seeds"
+    cfg.MODEL.COLORING.BANDWIDTH = 0.25
+    cfg.MODEL.COLORING.MIN_PIXELS = 20
+
+    # What to evaluate with: "coco" (AP of boxes and masks), "mask_proposals" (recall of class-agnostic masks),
+    # "coloring" (adjusted Rand index of pixels).
     cfg.TEST.EVALUATORS = ["coco"]
 
     # A picture of validation images with true and predicted masks side by side, written after every evaluation.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.layers import ROIAlign
 from detectron2.structures import BitMasks, Boxes, PolygonMasks
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,3 +62,17 @@ def tight_edges(masks: Tensor) -> Tensor:
 def tight_boxes(masks: Tensor) -> Boxes:
     """The smallest boxes around bool masks (N, H, W), XYXY in their pixels; zeros around an empty one."""
     return Boxes(tight_edges(masks).float())
+
+
+def to_rle(annotation: dict, size: tuple[int, int]) -> dict:
+    """Compressed RLE of a COCO annotation or prediction in an image of this size (height, width); of its box (XYWH)
+    if it has no mask."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        x, y, width, height = annotation["bbox"]
+        segmentation = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, *size)
+    return segmentation

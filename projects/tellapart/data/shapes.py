@@ -3,34 +3,20 @@
 
 Made for telling instances apart, nothing else: every image has instances of one category that touch, an object's area
 and colour say nothing about its category, and touching objects often share one colour, so that only shape separates
-them. The images are drawn on first use from a seed into the cache folder (`tellapart.data.cache`) as PNG + COCO JSON.
+them.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import time
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
-from PIL import Image
 
-from .cache import build_folder, cache_dir
-from .coco_folder import coco_annotation
+from .made import MadeDataset
 
-# Part of the folder's name: raise it with every change to what is drawn, or old caches would be taken for new ones.
-VERSION = 1
 CLASSES = ("disc", "square", "triangle")
-COLORS = ((230, 85, 60), (60, 140, 230), (90, 190, 90))
-NUM_IMAGES = {"train": 1000, "val": 100}
 SIZE = 128  # image height and width, pixels
-SEED = 20181
 
 _SIDES = (0, 4, 3)  # of each class; 0: round
 _DIAMETER = (16.0, 44.0)  # of the disc whose area the object has, pixels: a triangle of 44 has sides of 59
@@ -184,65 +170,11 @@ def _clouds(rng: np.random.Generator, knots: int, channels: int) -> np.ndarray:
     return weights @ noise @ weights.T
 
 
-def _folder(split: str, root: Path) -> Path:
-    return root / f"shapes_{split}_v{VERSION}"
-
-
-def ensure_shapes(split: str, root: Path | None = None) -> tuple[str, str]:
-    """
-    Draws "train" or "val" into `root` (default: `cache_dir()`) unless it is there already.
-
-    Returns: the paths of its COCO JSON and of its image folder.
-    """
-    folder = _folder(split, root or cache_dir())
-    if not folder.is_dir():
-        logger = logging.getLogger(__name__)
-        logger.info("Drawing shapes_%s: %d images into %s", split, NUM_IMAGES[split], folder)
-        start = time.perf_counter()
-        with build_folder(folder) as work:
-            _write(split, work)
-        logger.info("Drew shapes_%s in %.1f s", split, time.perf_counter() - start)
-    return str(folder / "instances.json"), str(folder / "images")
-
-
-def _write(split: str, folder: Path) -> None:
-    (folder / "images").mkdir()
-    seed = SEED + list(NUM_IMAGES).index(split)
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for i in range(NUM_IMAGES[split]):
-        image, objects = draw_shapes(seed, i)
-        file_name = f"{i:05d}.png"
-        Image.fromarray(image).save(folder / "images" / file_name, compress_level=1)
-        images.append({"id": i + 1, "file_name": file_name, "height": SIZE, "width": SIZE})
-        for category, mask in objects:
-            annotations.append(coco_annotation(len(annotations) + 1, i + 1, category + 1, mask))
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
-    info = {"description": f"tellapart shapes_{split}, version {VERSION}, seed {seed}"}
-    content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    (folder / "instances.json").write_text(json.dumps(content))
-
-
-def register_shapes() -> None:
-    """
-    Enters both splits into the catalogs. Nothing is drawn before the first `DatasetCatalog.get` or `check_dataset`; who
-    reads `json_file` from the metadata (an evaluator built before any loader) calls `check_dataset` first.
-    """
-    root = cache_dir()
-    for split in NUM_IMAGES:
-        name = f"shapes_{split}"
-
-        def load(split: str = split, name: str = name) -> list[dict]:
-            return load_coco_json(*ensure_shapes(split, root), name)
-
-        DatasetCatalog.register(name, load)
-        folder = _folder(split, root)
-        MetadataCatalog.get(name).set(
-            json_file=str(folder / "instances.json"),
-            image_root=str(folder / "images"),
-            evaluator_type="coco",
-            thing_classes=list(CLASSES),
-            thing_colors=[list(color) for color in COLORS],
-            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASSES))},
-            tellapart_ensure=partial(ensure_shapes, split, root),
-        )
+SHAPES = MadeDataset(
+    name="shapes",
+    version=1,
+    classes=CLASSES,
+    colors=((230, 85, 60), (60, 140, 230), (90, 190, 90)),
+    splits={"train": (20181, 1000), "val": (20182, 100)},
+    draw=draw_shapes,
+)

@@ -1,5 +1,6 @@
 """Measures that Detectron2 does not have."""
 
+from .coloring import ColoringEvaluator
 from .mask_proposals import MaskProposalEvaluator
 
-__all__ = ["MaskProposalEvaluator"]
+__all__ = ["ColoringEvaluator", "MaskProposalEvaluator"]

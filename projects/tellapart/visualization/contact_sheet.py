@@ -14,6 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from pycocotools import mask as coco_mask
 
+from ..masks import to_rle
+
 _TILE = 360  # longest side of an image on the sheet, pixels
 _BAR = 26  # height of a caption
 _GAP = 8
@@ -72,10 +74,10 @@ def write_contact_sheet(
         image, gain = _brighten(image)
         name = Path(one["file_name"]).name + (f", {gain:.1f} x brighter" if gain > 1 else "")
         true = [annotation for annotation in one.get("annotations", []) if not annotation.get("iscrowd", 0)]
-        true_rles = [_rle(annotation, size) for annotation in true]
+        true_rles = [to_rle(annotation, size) for annotation in true]
         found = [p for p in predictions.get(one["image_id"], []) if p["score"] >= score_threshold]
         found.sort(key=lambda p: -p["score"])
-        found_rles = [_rle(p, size) for p in found]
+        found_rles = [to_rle(p, size) for p in found]
         colors = _palette(len(true))
         kinds = [contiguous[p["category_id"]] for p in found], [annotation["category_id"] for annotation in true]
         matches = _match(found_rles, true_rles, np.not_equal.outer(*kinds))
@@ -114,19 +116,6 @@ def _brighten(image: np.ndarray) -> tuple[np.ndarray, float]:
     if gain < 1.5:
         return image, 1.0
     return np.clip(image * gain, 0, 255).astype(np.uint8), gain
-
-
-def _rle(annotation: dict, size: tuple[int, int]) -> dict:
-    """Compressed RLE of an annotation or a prediction; of its box if it has no mask."""
-    segmentation = annotation.get("segmentation")
-    if not segmentation:
-        x, y, width, height = annotation["bbox"]
-        segmentation = [[x, y, x + width, y, x + width, y + height, x, y + height]]
-    if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
-    if isinstance(segmentation["counts"], list):
-        return coco_mask.frPyObjects(segmentation, *size)
-    return segmentation
 
 
 def _match(found: list[dict], true: list[dict], differs: np.ndarray) -> list[int]:

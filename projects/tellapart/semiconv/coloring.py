@@ -1,0 +1,178 @@
+"""Instance colouring without boxes: a colour, here a point, for every pixel of an instance (sections 3 and 4.1)."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from ..masks import tight_boxes
+from .clustering import CLUSTERINGS, nearest
+from .losses import embedding_loss, masks_on_map
+from .mask_head import EmbeddingPredictor
+from .operator import SemiConv
+
+_MOST_PIXELS = 4096  # of an image to find centres with; all pixels go to their nearest centre
+
+
+@META_ARCH_REGISTRY.register()
+class SemiConvColoring(nn.Module):
+    """Backbone, then categories and an embedding of every pixel; instances are clusters of embeddings.
+
+    Every pixel has one colour, so of instances that overlap only one has it.
+
+    Args:
+        backbone: gives ``in_feature``.
+        in_feature, stride: one of its maps.
+        predictor: features to Phi.
+        categories: features to C + 1 logits of a pixel, background last.
+        semiconv: the operator.
+        clustering, bandwidth: a name of ``CLUSTERINGS``, and its radius in units of the embedding.
+        min_pixels: of an instance, in the input image.
+        embedding_loss_weight: factor on ``loss_embedding``.
+        pixel_mean, pixel_std: one number a channel.
+    """
+
+    @configurable
+    def __init__(
+        self, *, backbone: nn.Module, in_feature: str, stride: int, predictor: EmbeddingPredictor,
+        categories: nn.Module, semiconv: SemiConv, clustering: str, bandwidth: float, min_pixels: int,
+        embedding_loss_weight: float, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.backbone, self.in_feature, self.stride = backbone, in_feature, stride
+        self.predictor, self.categories, self.semiconv = predictor, categories, semiconv
+        self.clustering, self.bandwidth, self.min_pixels = clustering, bandwidth, min_pixels
+        self.embedding_loss_weight = embedding_loss_weight
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Arguments out of ``cfg.MODEL.COLORING`` and ``SEMICONV``; C is ``MODEL.ROI_HEADS.NUM_CLASSES``.
+
+        Raises:
+            InputError: names the key, what it is and what is wanted.
+        """
+        options, backbone = cfg.MODEL.COLORING, build_backbone(cfg)
+        shapes: dict[str, ShapeSpec] = backbone.output_shape()
+        if options.IN_FEATURE not in shapes:
+            raise InputError(
+                f"MODEL.COLORING.IN_FEATURE is {options.IN_FEATURE!r}, but the backbone gives {list(shapes)}"
+            )
+        if options.CLUSTERING not in CLUSTERINGS:
+            raise InputError(f"MODEL.COLORING.CLUSTERING is {options.CLUSTERING!r}, wanted one of {list(CLUSTERINGS)}")
+        shape = shapes[options.IN_FEATURE]
+        return {
+            "backbone": backbone,
+            "in_feature": options.IN_FEATURE,
+            "stride": shape.stride,
+            "predictor": EmbeddingPredictor.from_cfg(cfg, shape.channels),
+            "categories": nn.Conv2d(shape.channels, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1, 3, padding=1),
+            "semiconv": SemiConv(cfg.MODEL.SEMICONV.PIXELS_PER_UNIT, cfg.MODEL.SEMICONV.MIXING),
+            "clustering": options.CLUSTERING,
+            "bandwidth": options.BANDWIDTH,
+            "min_pixels": options.MIN_PIXELS,
+            "embedding_loss_weight": cfg.MODEL.SEMICONV.EMBEDDING_LOSS_WEIGHT,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Losses or instances.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` (C, H, W); in training ``instances`` with ``gt_classes`` and
+                ``gt_masks``; otherwise ``height`` and ``width`` of the output wanted and, for k-means,
+                ``num_instances``.
+
+        Returns:
+            In training ``loss_category`` and ``loss_embedding``; otherwise ``{"instances": ...}`` for each image:
+            ``pred_boxes``, ``scores`` (mean probability of the category over the pixels), ``pred_classes``,
+            ``pred_masks`` bool (N, H, W), disjoint.
+        """
+        images, logits, phi = self.maps(batched_inputs)
+        if self.training:
+            return self.losses(images, logits, phi, [x["instances"].to(logits.device) for x in batched_inputs])
+        return [
+            {"instances": self.color(inputs, size, logits[i], phi[i])}
+            for i, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes))
+        ]
+
+    def maps(self, batched_inputs: list[dict]) -> tuple[ImageList, Tensor, Tensor]:
+        """The batch, the categories' logits (N, C + 1, h, w) and Phi (N, D, h, w), float32."""
+        pixels = [(x["image"].to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        constraints = self.backbone.padding_constraints
+        images = ImageList.from_tensors(pixels, self.backbone.size_divisibility, padding_constraints=constraints)
+        features = self.backbone(images.tensor)[self.in_feature]
+        return images, self.categories(features).float(), self.predictor(features).float()
+
+    def losses(self, images: ImageList, logits: Tensor, phi: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
+        """Cross-entropy over the pixels of the images, padding left out; equation 5 on the embeddings."""
+        size, background = logits.shape[-2:], logits.shape[1] - 1
+        masks, categories = [], logits.new_full((len(targets), *size), -1, dtype=torch.int64)
+        for truth, (height, width), category in zip(targets, images.image_sizes, categories):
+            category[: -(-height // self.stride), : -(-width // self.stride)] = background
+            on_map = torch.zeros((0, *size), dtype=torch.bool, device=phi.device)
+            if len(truth):
+                on_map = masks_on_map(truth.gt_masks, (height, width), self.stride, size).to(phi.device)
+            covered = on_map.any(0)
+            if len(truth):  # where instances overlap, the first one's
+                category[covered] = truth.gt_classes[on_map.int().argmax(0)[covered]]
+            masks.append(on_map)
+        return {
+            "loss_category": F.cross_entropy(logits, categories, ignore_index=-1),
+            "loss_embedding": embedding_loss(self.semiconv(phi, self.stride), masks) * self.embedding_loss_weight,
+        }
+
+    def embed(self, phi: Tensor, size: tuple[int, int]) -> Tensor:
+        """Psi of every pixel of an image of this size, (D, H, W): Phi (D, h, w) enlarged, then the exact places."""
+        return self.semiconv(_enlarged(phi, self.stride, size)[None], 1)[0]
+
+    def color(self, inputs: dict, size: tuple[int, int], logits: Tensor, phi: Tensor) -> Instances:
+        """The instances of one image of ``size`` (height, width), in the size that ``inputs`` asks for.
+
+        Raises:
+            InputError: k-means without ``num_instances``.
+        """
+        count = inputs.get("num_instances")
+        if self.clustering == "kmeans" and count is None:
+            raise InputError(
+                f"image {inputs.get('file_name', '')}: MODEL.COLORING.CLUSTERING kmeans wants to know the number of "
+                "instances ('num_instances' of the input); mean_shift and seeds do not"
+            )
+        probabilities = _enlarged(logits, self.stride, size).softmax(0)
+        foreground = probabilities.argmax(0) != len(logits) - 1
+        psi, scores = self.embed(phi, size), 1 - probabilities[-1]
+        coarse = torch.zeros_like(foreground)
+        coarse[self.stride // 2 :: self.stride, self.stride // 2 :: self.stride] = True
+        sampled = foreground & coarse
+        sampled = (sampled if sampled.any() else foreground).nonzero()
+        y, x = sampled[:: -(-len(sampled) // _MOST_PIXELS) or 1].unbind(1)
+        centres = CLUSTERINGS[self.clustering](psi[:, y, x].T, scores[y, x], count, self.bandwidth)
+        labels = torch.full(size, -1, device=psi.device)
+        labels[foreground] = nearest(psi[:, foreground].T, centres)
+        masks = labels[None] == torch.arange(len(centres), device=psi.device)[:, None, None]
+        masks = masks[masks.flatten(1).sum(1) >= self.min_pixels]
+        shares = torch.einsum("khw,chw->kc", masks.float(), probabilities[:-1])
+        shares = shares / masks.flatten(1).sum(1, keepdim=True).clamp(min=1)
+        scores, classes = shares.max(1)
+        wanted = inputs.get("height", size[0]), inputs.get("width", size[1])
+        if wanted != size:
+            masks = F.interpolate(masks[None].float(), wanted, mode="nearest-exact")[0] > 0.5
+        order = scores.argsort(descending=True)
+        found = Instances(wanted)
+        found.pred_boxes = tight_boxes(masks[order])
+        found.scores, found.pred_classes, found.pred_masks = scores[order], classes[order], masks[order]
+        return found[found.pred_boxes.nonempty()]
+
+
+def _enlarged(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Maps (C, h, w) of this stride, bilinear at the pixels of an image of ``size``: (C, H, W)."""
+    full = F.interpolate(maps[None], scale_factor=float(stride), mode="bilinear", align_corners=False)[0]
+    return full[:, : size[0], : size[1]]

@@ -1,0 +1,115 @@
+#!/usr/bin/env python
+"""Two or more second stages from the same first stage, over several seeds: trains all that is missing, prints a table.
+
+Each seed's first stage is trained once, and each second stage starts from its checkpoint. A run that was stopped goes
+on where it stopped, one that is done is not repeated.
+
+Example:
+    python tools/compare_seeds.py --output output/worms --seeds 1 2 3 --jobs 2 \\
+        --first configs/quick/mask_rcnn_R_18_FPN_bbbc010.yaml \\
+        --second configs/quick/mask_rcnn_R_18_FPN_bbbc010_longer.yaml configs/quick/semiconv_R_18_FPN_bbbc010.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tellapart import InputError
+from tellapart.data.prepared import write_json
+
+TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
+
+
+def final_metrics(folder: Path, metric: str) -> dict[str, float] | None:
+    """The metrics of a run's last evaluation, if the run is finished; None otherwise."""
+    if not (folder / "model_final.pth").is_file() or not (folder / "metrics.json").is_file():
+        return None
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    found = [line for line in lines if metric in line]
+    return found[-1] if found else None
+
+
+def train(config: Path, folder: Path, seed: int, options: list[str], metric: str) -> dict[str, float]:
+    """Metrics of a run, which is trained if it is not finished; what it prints goes to ``folder/console.txt``.
+
+    Raises:
+        InputError: the run failed; names the file that says why.
+    """
+    done = final_metrics(folder, metric)
+    if done is not None:
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(TRAIN_NET), "--resume", "--config-file", str(config), *options]
+    command += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
+    start = time.monotonic()
+    with open(folder / "console.txt", "a") as console:
+        result = subprocess.run(command, stdout=console, stderr=console)
+    done = final_metrics(folder, metric)
+    if result.returncode or done is None:
+        raise InputError(f"{config} with seed {seed} failed (exit {result.returncode}): see {folder / 'console.txt'}")
+    minutes = (time.monotonic() - start) / 60
+    print(f"{folder}: {metric} {done[metric]:.1f}, {minutes:.1f} min", flush=True)
+    return done
+
+
+def run_seed(first: Path, second: list[Path], output: Path, seed: int, options: list[str], metric: str) -> list[dict]:
+    """Metrics of the first stage and of each second one from its checkpoint, for one seed."""
+    start = output / first.stem / f"seed_{seed}"
+    found = [train(first, start, seed, options, metric)]
+    weights = ["MODEL.WEIGHTS", str(start / "model_final.pth")]
+    return found + [train(c, output / c.stem / f"seed_{seed}", seed, [*options, *weights], metric) for c in second]
+
+
+def table(names: list[str], metrics: list[str], found: list[list[dict]]) -> str:
+    """Markdown: of each config (inner lists) the mean over seeds (outer list), and their standard deviation."""
+    lines = [f"| config | {' | '.join(metrics)} | seeds |", "|---" * (len(metrics) + 2) + "|"]
+    for i, name in enumerate(names):
+        values = [[of_seed[i][metric] for of_seed in found] for metric in metrics]
+        spread = [statistics.stdev(v) if len(v) > 1 else float("nan") for v in values]
+        cells = [f"{statistics.mean(v):.1f} ± {s:.1f}" for v, s in zip(values, spread)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(found)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the flags, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--first", type=Path, required=True, help="config of the stage that all share")
+    parser.add_argument("--second", type=Path, nargs="+", required=True, help="configs to compare")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--output", type=Path, required=True, help="folder for all runs and comparison.json")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds to run at the same time, one thread each if above 1")
+    parser.add_argument("--metrics", nargs="+", default=["segm/AP", "segm/AP50", "segm/AP75"])
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for all runs")
+    args = parser.parse_args()
+    for config in [args.first, *args.second]:
+        if not config.is_file():
+            raise InputError(f"config file {config} does not exist")
+    if args.jobs > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"  # threads of several runs would wait for each other
+        args.opts += ["DATALOADER.NUM_WORKERS", "0"]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        runs = [
+            pool.submit(run_seed, args.first, args.second, args.output, seed, args.opts, args.metrics[0])
+            for seed in args.seeds
+        ]
+        found = [run.result() for run in runs]
+    names = [config.stem for config in [args.first, *args.second]]
+    by_name = {name: [of_seed[i] for of_seed in found] for i, name in enumerate(names)}
+    write_json(args.output / "comparison.json", {"seeds": args.seeds, "runs": by_name})
+    print(table(names, args.metrics, found))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"{error}")
