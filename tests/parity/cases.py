@@ -11,6 +11,7 @@ from . import (  # noqa: F401
     cases_instance_fcn,
     cases_models,
     cases_ops,
+    cases_semiconv,
 )
 
 

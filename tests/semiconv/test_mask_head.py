@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tellapart import InputError, add_config
+from tellapart.runtime.doors import load_config
 from tellapart.semiconv import LaplacianKernel, SemiConvMaskHead, SemiConvROIHeads
 from tellapart.semiconv.mask_head import kernel_loss
 
@@ -211,3 +212,16 @@ def test_bad_configs(options, message):
 def test_names_are_public():
     assert isinstance(head(), SemiConvMaskHead) and isinstance(head().semiconv["kernel"], LaplacianKernel)
     assert isinstance(model(*IMAGE_LEVEL).roi_heads, SemiConvROIHeads)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "SemiConv").glob("semiconv*.yaml")), ids=lambda p: p.stem)
+def test_configs_build(path):
+    """Nothing is allocated. A second stage starts where the first one's config leaves its weights, or from the zoo."""
+    cfg = load_config(str(path), ["MODEL.DEVICE", "meta"])
+    assert isinstance(build_model(cfg).roi_heads, SemiConvROIHeads)
+    first = path.with_name(path.name.replace("semiconv", "mask_rcnn"))
+    if first.is_file():
+        folder = load_config(str(first), []).OUTPUT_DIR
+        assert f"{folder}/model_final.pth" == cfg.MODEL.WEIGHTS
+    else:
+        assert cfg.MODEL.WEIGHTS.startswith("detectron2://COCO-InstanceSegmentation/mask_rcnn_R_")
