@@ -9,10 +9,13 @@ PYTEST ?= -n 2
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup train test lint clean
+.PHONY: help setup train stages dots worms test lint clean
 
 help:
 	@echo "make train [CONFIG=configs/....yaml] [OPTS=\"KEY VALUE ...\"]   train and evaluate; goes on where a stopped run ended"
+	@echo "make stages FIRST=config SECOND=config                       the second from the first's weights; goes on where it was stopped"
+	@echo "make worms                                                   BBBC010 with and without semi-convolutional operators, three seeds"
+	@echo "make dots                                                    identical dots told apart: trains two small networks, draws output/quick/dots.png"
 	@echo "make test  [PYTEST=\"-n 2 -k name\"]                           lint and run the tests"
 	@echo "make setup | lint | clean"
 
@@ -28,6 +31,22 @@ $(READY): setup.cfg pyproject.toml
 train: setup
 	@echo "== training $(CONFIG) $(OPTS)"
 	$(PY) train_net.py --resume --config-file $(CONFIG) $(OPTS)
+
+stages: setup
+	@test -n "$(FIRST)" -a -n "$(SECOND)" || { echo "make stages FIRST=config SECOND=config"; exit 2; }
+	$(PY) train_net.py --resume --config-file $(FIRST) $(OPTS)
+	$(PY) train_net.py --resume --config-file $(SECOND) $(OPTS)
+
+worms: setup
+	@echo "== Mask R-CNN with and without semi-convolutional operators on BBBC010, three seeds"
+	$(PY) datasets/prepare_bbbc010.py
+	$(PY) tools/compare_seeds.py --output output/worms --jobs 2 \
+	    --first configs/quick/mask_rcnn_R_18_FPN_bbbc010.yaml \
+	    --second configs/quick/mask_rcnn_R_18_FPN_bbbc010_longer.yaml configs/quick/semiconv_R_18_FPN_bbbc010.yaml
+
+dots: setup
+	@echo "== training two networks on dots, with and without the pixels' places"
+	$(PY) tools/dots.py
 
 test: lint
 	@echo "== running the tests"

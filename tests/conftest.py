@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import tellapart  # noqa: F401  (puts the embedded detectron2 on the path where no other is installed)
@@ -43,3 +46,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (TELLAPART_SHARED_DATA says where)")
     return folder
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys) -> Callable[..., str]:
+    """A function that runs one of tools/ in this process, ``run_tool("name.py", *arguments)``; it returns what the tool
+    prints, or the message that it exits with after "exit: "."""
+
+    def call(tool: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        try:
+            runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+        except SystemExit as exit:
+            return f"exit: {exit.code}"
+        return capsys.readouterr().out
+
+    return call

@@ -13,51 +13,15 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tellapart import InputError
 from tellapart.data.prepared import write_json
-
-TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
-
-
-def final_metrics(folder: Path, metric: str) -> dict[str, float] | None:
-    """The metrics of a run's last evaluation, if the run is finished; None otherwise."""
-    if not (folder / "model_final.pth").is_file() or not (folder / "metrics.json").is_file():
-        return None
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    found = [line for line in lines if metric in line]
-    return found[-1] if found else None
-
-
-def train(config: Path, folder: Path, seed: int, options: list[str], metric: str) -> dict[str, float]:
-    """Metrics of a run, which is trained if it is not finished; what it prints goes to ``folder/console.txt``.
-
-    Raises:
-        InputError: the run failed; names the file that says why.
-    """
-    done = final_metrics(folder, metric)
-    if done is not None:
-        return done
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(TRAIN_NET), "--resume", "--config-file", str(config), *options]
-    command += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
-    start = time.monotonic()
-    with open(folder / "console.txt", "a") as console:
-        result = subprocess.run(command, stdout=console, stderr=console)
-    done = final_metrics(folder, metric)
-    if result.returncode or done is None:
-        raise InputError(f"{config} with seed {seed} failed (exit {result.returncode}): see {folder / 'console.txt'}")
-    minutes = (time.monotonic() - start) / 60
-    print(f"{folder}: {metric} {done[metric]:.1f}, {minutes:.1f} min", flush=True)
-    return done
+from tellapart.runtime.runs import train
 
 
 def run_seed(first: Path, second: list[Path], output: Path, seed: int, options: list[str], metric: str) -> list[dict]:

@@ -237,3 +237,17 @@ def test_test_loader_names_or_leaves_out_the_image(folder, workers, caplog):
     loader = build_guarded_test_loader(config(NUM_WORKERS=workers, SKIP_BAD_IMAGES=True), NAME)
     assert [batch[0]["image_id"] for batch in loader] == [i for i in range(1, COUNT + 1) if i != 3]
     assert len(loader) == COUNT and "images/2.png" in caplog.text
+
+
+def test_test_loader_says_how_many_instances_there_are(folder):
+    """Crowds are none; the registered dicts stay as they are."""
+    DatasetCatalog.remove(NAME)
+    one, crowd = ({"bbox": [1, 1, 5, 5], "bbox_mode": 1, "category_id": 0, "iscrowd": c} for c in (0, 1))
+    records = [
+        {"file_name": str(folder / f"images/{i}.png"), "image_id": i, "height": 20, "width": 28, "annotations": given}
+        for i, given in ((1, [one, crowd, one]), (2, []))
+    ]
+    DatasetCatalog.register(NAME, lambda: records)
+    loaded = [batch[0] for batch in build_guarded_test_loader(config(), NAME)]
+    assert [sample["num_instances"] for sample in loaded] == [2, 0]
+    assert all("num_instances" not in record for record in records)

@@ -128,9 +128,10 @@ def build_guarded_test_loader(
     """
     check_dataset(dataset_name)
     guarded = GuardedMapper(mapper or DatasetMapper(cfg, False))
-    dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    for one in dicts:  # the mapper drops the annotations; clustering into a known number of instances needs that
-        one["num_instances"] = sum(not a.get("iscrowd", 0) for a in one.get("annotations", ()))
+    dicts = [  # the mapper drops the annotations; clustering into a known number of instances needs that
+        {**one, "num_instances": sum(not a.get("iscrowd", 0) for a in one.get("annotations", ()))}
+        for one in get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    ]
     loader = build_detection_test_loader(dicts, mapper=guarded, num_workers=cfg.DATALOADER.NUM_WORKERS)
     return GuardedLoader(loader, cfg.DATALOADER.SKIP_BAD_IMAGES)
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class ColoringEvaluator(DatasetEvaluator):
-    """``OrderedDict(coloring={"ARI": ..., "covered": ..., "images": ...})``, in percent, means over images.
+    """``OrderedDict(coloring={"ARI": ..., "covered": ..., "images": ...})``: means in percent over so many images.
 
     ARI is the adjusted Rand index between predicted and true instances over the pixels that a prediction covers and
     that belong to exactly one true instance: 0 is chance, 100 the same partition whatever the order of the colours. It
@@ -41,8 +41,14 @@ class ColoringEvaluator(DatasetEvaluator):
         self._found: dict[int, tuple[float, float]] = {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Takes ``image_id`` of the inputs and ``instances`` with ``pred_masks`` bool (N, H, W) of the outputs."""
+        """Takes ``image_id`` of the inputs and ``instances`` with ``pred_masks`` bool (N, H, W) of the outputs.
+
+        Raises:
+            InputError: an image that the data set does not have, or masks of another size than the image's.
+        """
         for one, output in zip(inputs, outputs):
+            if one["image_id"] not in self._truth:
+                raise InputError(f"image {one['image_id']} is not in the data set {self.dataset_name}")
             record = self._truth[one["image_id"]]
             size = record["height"], record["width"]
             masks = output["instances"].pred_masks.cpu().numpy()

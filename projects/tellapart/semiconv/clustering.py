@@ -30,11 +30,14 @@ def kmeans(pixels: Tensor, scores: Tensor, num_instances: int, bandwidth: float)
 
 
 def mean_shift(pixels: Tensor, scores: Tensor, num_instances: int | None, bandwidth: float) -> Tensor:
-    """Modes of the pixels' density, with a flat kernel of radius ``bandwidth``; no number of instances is asked."""
+    """Modes of the pixels' density, with a flat kernel of radius ``bandwidth``; no number of instances is asked. The
+    search starts from one pixel of every occupied cell of a grid of that width: from the cells' centres, as
+    scikit-learn would have it, no pixel may be within the radius in 8 dimensions."""
     if not len(pixels):
         return pixels
     points = pixels.cpu().numpy().astype(np.float64)
-    found = _sklearn().MeanShift(bandwidth=bandwidth, bin_seeding=True).fit(points)
+    starts = np.unique(np.round(points / bandwidth), axis=0, return_index=True)[1]
+    found = _sklearn().MeanShift(bandwidth=bandwidth, seeds=points[starts]).fit(points)
     return torch.as_tensor(found.cluster_centers_, dtype=pixels.dtype, device=pixels.device)
 
 
@@ -42,7 +45,9 @@ def seeds(pixels: Tensor, scores: Tensor, num_instances: int | None, bandwidth: 
     """Seed and affinity: the pixel with most others within ``bandwidth`` (each counted by its score) takes them, then
     the same among those left, until none is left. No more steps than instances, each vectorised over pixels."""
     centres, left = [], torch.ones(len(pixels), dtype=torch.bool, device=pixels.device)
-    near = (torch.cdist(pixels, pixels) <= bandwidth).to(pixels.dtype)
+    # by way of products, a distance far from the origin would be off by hundredths, even a pixel's to itself
+    near = (torch.cdist(pixels, pixels, compute_mode="donot_use_mm_for_euclid_dist") <= bandwidth).to(pixels.dtype)
+    near.fill_diagonal_(1.0)  # also of a NaN, so that every step takes a pixel
     while left.any():
         support = near @ (scores * left)
         seed = torch.where(left, support, -1.0).argmax()
@@ -56,6 +61,6 @@ CLUSTERINGS = {"kmeans": kmeans, "mean_shift": mean_shift, "seeds": seeds}
 
 
 def nearest(pixels: Tensor, centres: Tensor, chunk: int = 1 << 16) -> Tensor:
-    """Index of the centre nearest to each pixel, int64 (P,). ``chunk`` pixels at once: a matter of memory only."""
-    parts = [torch.cdist(part, centres).argmin(1) for part in pixels.split(chunk)]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=pixels.device)
+    """Index of the nearest of K >= 1 centres to each pixel, int64 (P,). ``chunk`` pixels at once: a matter of memory
+    only."""
+    return torch.cat([torch.cdist(part, centres).argmin(1) for part in pixels.split(chunk)])

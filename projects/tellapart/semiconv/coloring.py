@@ -67,6 +67,8 @@ class SemiConvColoring(nn.Module):
             )
         if options.CLUSTERING not in CLUSTERINGS:
             raise InputError(f"MODEL.COLORING.CLUSTERING is {options.CLUSTERING!r}, wanted one of {list(CLUSTERINGS)}")
+        if not options.BANDWIDTH > 0:
+            raise InputError(f"MODEL.COLORING.BANDWIDTH is {options.BANDWIDTH}, wanted a radius above 0")
         shape = shapes[options.IN_FEATURE]
         return {
             "backbone": backbone,
@@ -99,25 +101,31 @@ class SemiConvColoring(nn.Module):
         images, logits, phi = self.maps(batched_inputs)
         if self.training:
             return self.losses(images, logits, phi, [x["instances"].to(logits.device) for x in batched_inputs])
-        return [
-            {"instances": self.color(inputs, size, logits[i], phi[i])}
-            for i, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes))
-        ]
+        with torch.autocast(logits.device.type, enabled=False):  # distances and means over thousands of pixels
+            return [
+                {"instances": self.color(inputs, size, logits[i], phi[i])}
+                for i, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes))
+            ]
 
     def maps(self, batched_inputs: list[dict]) -> tuple[ImageList, Tensor, Tensor]:
         """The batch, the categories' logits (N, C + 1, h, w) and Phi (N, D, h, w), float32."""
         pixels = [(x["image"].to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         constraints = self.backbone.padding_constraints
         images = ImageList.from_tensors(pixels, self.backbone.size_divisibility, padding_constraints=constraints)
-        features = self.backbone(images.tensor)[self.in_feature]
-        return images, self.categories(features).float(), self.predictor(features).float()
+        features = self.backbone(images.tensor)
+        chosen = features.pop(self.in_feature)
+        logits, phi = self.categories(chosen).float(), self.predictor(chosen).float()
+        if self.training:  # in distributed training every parameter must take part, also those of other levels
+            phi = phi + 0.0 * sum(x.flatten()[0] for x in features.values())
+        return images, logits, phi
 
     def losses(self, images: ImageList, logits: Tensor, phi: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
-        """Cross-entropy over the pixels of the images, padding left out; equation 5 on the embeddings."""
+        """Cross-entropy over the map's pixels whose centres lie in the images; equation 5 on the embeddings."""
         size, background = logits.shape[-2:], logits.shape[1] - 1
         masks, categories = [], logits.new_full((len(targets), *size), -1, dtype=torch.int64)
         for truth, (height, width), category in zip(targets, images.image_sizes, categories):
-            category[: -(-height // self.stride), : -(-width // self.stride)] = background
+            rows, columns = (len(range(self.stride // 2, length, self.stride)) for length in (height, width))
+            category[:rows, :columns] = background
             on_map = torch.zeros((0, *size), dtype=torch.bool, device=phi.device)
             if len(truth):
                 on_map = masks_on_map(truth.gt_masks, (height, width), self.stride, size).to(phi.device)
@@ -125,8 +133,9 @@ class SemiConvColoring(nn.Module):
             if len(truth):  # where instances overlap, the first one's
                 category[covered] = truth.gt_classes[on_map.int().argmax(0)[covered]]
             masks.append(on_map)
+        count = (categories >= 0).sum().clamp(min=1)  # none where all images are smaller than half a stride
         return {
-            "loss_category": F.cross_entropy(logits, categories, ignore_index=-1),
+            "loss_category": F.cross_entropy(logits, categories, ignore_index=-1, reduction="sum") / count,
             "loss_embedding": embedding_loss(self.semiconv(phi, self.stride), masks) * self.embedding_loss_weight,
         }
 
@@ -134,6 +143,7 @@ class SemiConvColoring(nn.Module):
         """Psi of every pixel of an image of this size, (D, H, W): Phi (D, h, w) enlarged, then the exact places."""
         return self.semiconv(_enlarged(phi, self.stride, size)[None], 1)[0]
 
+    @torch.no_grad()
     def color(self, inputs: dict, size: tuple[int, int], logits: Tensor, phi: Tensor) -> Instances:
         """The instances of one image of ``size`` (height, width), in the size that ``inputs`` asks for.
 
@@ -156,7 +166,8 @@ class SemiConvColoring(nn.Module):
         y, x = sampled[:: -(-len(sampled) // _MOST_PIXELS) or 1].unbind(1)
         centres = CLUSTERINGS[self.clustering](psi[:, y, x].T, scores[y, x], count, self.bandwidth)
         labels = torch.full(size, -1, device=psi.device)
-        labels[foreground] = nearest(psi[:, foreground].T, centres)
+        if len(centres):
+            labels[foreground] = nearest(psi[:, foreground].T, centres)
         masks = labels[None] == torch.arange(len(centres), device=psi.device)[:, None, None]
         masks = masks[masks.flatten(1).sum(1) >= self.min_pixels]
         shares = torch.einsum("khw,chw->kc", masks.float(), probabilities[:-1])
@@ -164,7 +175,7 @@ class SemiConvColoring(nn.Module):
         scores, classes = shares.max(1)
         wanted = inputs.get("height", size[0]), inputs.get("width", size[1])
         if wanted != size:
-            masks = F.interpolate(masks[None].float(), wanted, mode="nearest-exact")[0] > 0.5
+            masks = F.interpolate(masks[:, None].float(), wanted, mode="nearest-exact")[:, 0] > 0.5
         order = scores.argsort(descending=True)
         found = Instances(wanted)
         found.pred_boxes = tight_boxes(masks[order])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -15,12 +14,10 @@ from detectron2.data import detection_utils as utils
 from pycocotools import mask as coco_mask
 
 from ..masks import to_rle
+from .panels import Color, brightened, captioned, fitted, palette, with_instances, write_rows
 
 _TILE = 360  # longest side of an image on the sheet, pixels
-_BAR = 26  # height of a caption
-_GAP = 8
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_INK, _PAPER, _UNMATCHED = (40, 40, 40), 250, (150, 150, 150)
+_UNMATCHED = (150, 150, 150)
 
 
 def contact_sheet_from_results(
@@ -71,51 +68,31 @@ def write_contact_sheet(
         except (OSError, SyntaxError):  # the loader has named it, or stopped the run
             continue
         size = image.shape[:2]
-        image, gain = _brighten(image)
+        image, gain = brightened(image)
         name = Path(one["file_name"]).name + (f", {gain:.1f} x brighter" if gain > 1 else "")
         true = [annotation for annotation in one.get("annotations", []) if not annotation.get("iscrowd", 0)]
         true_rles = [to_rle(annotation, size) for annotation in true]
         found = [p for p in predictions.get(one["image_id"], []) if p["score"] >= score_threshold]
         found.sort(key=lambda p: -p["score"])
         found_rles = [to_rle(p, size) for p in found]
-        colors = _palette(len(true))
+        colors = palette(len(true))
         kinds = [contiguous[p["category_id"]] for p in found], [annotation["category_id"] for annotation in true]
         matches = _match(found_rles, true_rles, np.not_equal.outer(*kinds))
         rows.append(
-            np.hstack(
-                [
-                    _tile(image, name),
-                    _tile(
-                        image,
-                        f"truth: {len(true)}",
-                        true_rles,
-                        colors,
-                        [kind(category) for category in kinds[1]],
-                    ),
-                    _tile(
-                        image,
-                        f"predicted: {len(found)}, of which {sum(m >= 0 for m in matches)} fit",
-                        found_rles,
-                        [colors[m] if m >= 0 else _UNMATCHED for m in matches],
-                        [f"{kind(category)} {p['score']:.2f}".strip() for category, p in zip(kinds[0], found)],
-                    ),
-                ]
-            )
+            [
+                _tile(image, name),
+                _tile(image, f"truth: {len(true)}", true_rles, colors, [kind(category) for category in kinds[1]]),
+                _tile(
+                    image,
+                    f"predicted: {len(found)}, of which {sum(m >= 0 for m in matches)} fit",
+                    found_rles,
+                    [colors[m] if m >= 0 else _UNMATCHED for m in matches],
+                    [f"{kind(category)} {p['score']:.2f}".strip() for category, p in zip(kinds[0], found)],
+                ),
+            ]
         )
-    if not rows:
-        return
-    width = max(row.shape[1] for row in rows)
-    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=_PAPER) for row in rows]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.vstack(rows))
-
-
-def _brighten(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """An image that is dark all over, as in fluorescence microscopy, made brighter; and by what factor."""
-    gain = min(8.0, 230 / max(1.0, float(np.percentile(image, 99.5))))
-    if gain < 1.5:
-        return image, 1.0
-    return np.clip(image * gain, 0, 255).astype(np.uint8), gain
+    if rows:
+        write_rows(path, *rows)
 
 
 def _match(found: list[dict], true: list[dict], differs: np.ndarray) -> list[int]:
@@ -136,53 +113,15 @@ def _match(found: list[dict], true: list[dict], differs: np.ndarray) -> list[int
     return matches
 
 
-def _palette(count: int) -> list[tuple[int, int, int]]:
-    """BGR colours, neighbours in the list far apart in hue."""
-    hues = [(0.02 + i * 0.618034) % 1 for i in range(count)]
-    return [tuple(int(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.9, 1.0))[::-1] for hue in hues]
-
-
 def _tile(
     image: np.ndarray,
     caption: str,
     rles: list[dict] | None = None,
-    colors: list[tuple[int, int, int]] | None = None,
+    colors: list[Color] | None = None,
     labels: list[str] | None = None,
 ) -> np.ndarray:
     """The image, uint8 BGR (H, W, 3), enlarged or shrunk to the tile's size, with masks, under a caption."""
-    factor = _TILE / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))  # (width, height)
-    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-    places = []
+    picture = fitted(image, _TILE, cv2.INTER_CUBIC)
     if rles is not None:
-        picture = picture // 2 + 48  # paler, so that the colours stand out
-    for rle, color in zip(rles or [], colors or []):
-        mask = coco_mask.decode(rle)
-        mask = cv2.resize(mask * 255, size, interpolation=cv2.INTER_LINEAR) > 127
-        if not mask.any():
-            places.append(None)
-            continue
-        picture[mask] = (0.5 * picture[mask] + 0.5 * np.array(color)).astype(np.uint8)
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, color, 2, cv2.LINE_AA)
-        depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)
-        row, col = np.unravel_index(depth.argmax(), depth.shape)  # the innermost point: inside even of a crescent
-        places.append((int(col) - 1, int(row) - 1))
-    for place, label in zip(places, labels or []):
-        if place is not None:
-            _write(picture, label, place)
-    bar = np.full((_BAR, size[0], 3), _PAPER, np.uint8)
-    cv2.putText(bar, caption, (2, _BAR - 8), _FONT, 0.45, _INK, 1, cv2.LINE_AA)
-    tile = np.vstack([bar, picture])
-    return np.pad(tile, ((0, _GAP), (_GAP, _GAP), (0, 0)), constant_values=_PAPER)
-
-
-def _write(picture: np.ndarray, label: str, center: tuple[int, int]) -> None:
-    """`label` in white with a dark rim, centred on (x, y) but kept inside."""
-    scale = 0.4
-    (width, height), _ = cv2.getTextSize(label, _FONT, scale, 1)
-    x = min(max(center[0] - width // 2, 1), max(1, picture.shape[1] - width - 1))
-    y = min(max(center[1] + height // 2, height + 1), picture.shape[0] - 3)
-    for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1)):  # a thicker stroke would be wider than the text in OpenCV 5
-        cv2.putText(picture, label, (x + dx, y + dy), _FONT, scale, (0, 0, 0), 1, cv2.LINE_AA)
-    cv2.putText(picture, label, (x, y), _FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
+        picture = with_instances(picture, [coco_mask.decode(rle) for rle in rles], colors or [], labels or [])
+    return captioned(picture, caption)

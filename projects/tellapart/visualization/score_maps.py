@@ -7,20 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Boxes
 
 from ..fcis import FCIS
 from ..instance_fcn import InstanceFCN
 from ..instance_fcn.windows import window_boxes
+from .panels import PAPER, captioned, fitted, frame, heat, picture_of, write_rows
 
 _TILE = 96  # height and width of one score map, pixels
 _PANEL = 320  # of the other pictures
-_GAP = 6
-_BAR = 26  # of a caption
-_PAPER, _INK = (250, 252, 252), (40, 35, 30)  # BGR
 _RED, _GREEN = (60, 60, 230), (80, 200, 60)
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 @torch.no_grad()
@@ -66,21 +62,21 @@ def draw_fcis_region(
     height, width = images.image_sizes[0]
     tiles = tiles[..., : max(1, round(height / stride)), : max(1, round(width / stride))]
     limit = max(float(np.abs(tiles).max()), 1e-6)
-    picture = convert_image_to_rgb(inputs["image"].permute(1, 2, 0).cpu(), model.input_format)[..., ::-1]
+    picture = picture_of(inputs["image"], model.input_format)
     name = class_names[category] if class_names else f"category {category}"
     binary = probability >= heads.mask_thresh
     upper = [
-        _captioned(_grid(tiles[side], limit, box, (height, width)), caption)
+        captioned(_grid(tiles[side], limit, box, (height, width)), caption)
         for side, caption in ((1, f"inside scores of {name}"), (0, "outside scores"))
     ]
     lower = [
-        _captioned(_boxed(picture, box), f"region: {name} {float(scores[category]):.2f}"),
-        _captioned(_panel(_heat(assembled[1], limit)), "assembled: inside"),
-        _captioned(_panel(_heat(assembled[0], limit)), "assembled: outside"),
-        _captioned(_panel(_heat(2 * probability - 1, 1.0)), "softmax over the sides"),
-        _captioned(_masked(picture, box, binary), "mask"),
+        captioned(_boxed(picture, box), f"region: {name} {float(scores[category]):.2f}"),
+        captioned(_panel(heat(assembled[1], limit)), "assembled: inside"),
+        captioned(_panel(heat(assembled[0], limit)), "assembled: outside"),
+        captioned(_panel(heat(2 * probability - 1, 1.0)), "softmax over the sides"),
+        captioned(_masked(picture, box, binary), "mask"),
     ]
-    _write(path, upper, lower)
+    write_rows(path, upper, lower)
 
 
 @torch.no_grad()
@@ -112,32 +108,18 @@ def draw_instance_fcn(path: str | Path, model: InstanceFCN, inputs: dict) -> Non
     tiles = shared[level][0].float().unflatten(0, (k, k)).cpu().numpy()[..., : shown[0], : shown[1]]
     limit = max(float(np.abs(tiles).max()), 1e-6)
     objectness = logits[level][0].sigmoid().cpu().numpy()[: shown[0], : shown[1]]
-    picture = convert_image_to_rgb(inputs["image"].permute(1, 2, 0).cpu(), model.input_format)[..., ::-1]
+    picture = picture_of(inputs["image"], model.input_format)
     upper = [
-        _captioned(_grid(tiles, limit, box, (height, width)), "instance-sensitive score maps"),
-        _captioned(_panel(_heat(2 * objectness - 1, 1.0)), f"objectness, up to {objectness.max():.2f}"),
+        captioned(_grid(tiles, limit, box, (height, width)), "instance-sensitive score maps"),
+        captioned(_panel(heat(2 * objectness - 1, 1.0)), f"objectness, up to {objectness.max():.2f}"),
     ]
     lower = [
-        _captioned(_boxed(picture, box), "window"),
-        _captioned(_panel(_heat(assembled, limit)), "assembled"),
-        _captioned(_panel(_heat(2 * probability - 1, 1.0)), "probability"),
-        _captioned(_masked(picture, box, probability >= 0.5), "mask"),
+        captioned(_boxed(picture, box), "window"),
+        captioned(_panel(heat(assembled, limit)), "assembled"),
+        captioned(_panel(heat(2 * probability - 1, 1.0)), "probability"),
+        captioned(_masked(picture, box, probability >= 0.5), "mask"),
     ]
-    _write(path, upper, lower)
-
-
-def _write(path: str | Path, *rows: list[np.ndarray]) -> None:
-    """The rows' pictures side by side, the rows one below the other."""
-    stacked = []
-    for row in rows:
-        high = max(len(tile) for tile in row)
-        level = [np.pad(t, ((0, high - len(t)), (0, 0), (0, 0)), constant_values=_PAPER[0]) for t in row]
-        stacked.append(np.hstack(level))
-    wide = max(row.shape[1] for row in stacked)
-    stacked = [np.pad(r, ((0, 0), (0, wide - r.shape[1]), (0, 0)), constant_values=_PAPER[0]) for r in stacked]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), np.vstack(stacked)):
-        raise OSError(f"could not write {path}")
+    write_rows(path, upper, lower)
 
 
 def _maps_of_category(maps, level: int, category: int, k: int) -> np.ndarray:
@@ -147,12 +129,6 @@ def _maps_of_category(maps, level: int, category: int, k: int) -> np.ndarray:
     table = maps.scores[sum(sizes[:level]) : sum(sizes[: level + 1])].float()
     both = table.view(n, height, width, k, k, 2, -1)[0, ..., category]
     return both.permute(4, 2, 3, 0, 1).cpu().numpy()
-
-
-def _heat(scores: np.ndarray, limit: float) -> np.ndarray:
-    """Scores (H, W) in -limit to limit as colours (H, W, 3) uint8 BGR."""
-    level = np.clip((scores / limit + 1) * 127.5, 0, 255).astype(np.uint8)
-    return cv2.applyColorMap(level, cv2.COLORMAP_JET)
 
 
 def _grid(maps: np.ndarray, limit: float, box, size: tuple[int, int]) -> np.ndarray:
@@ -166,38 +142,30 @@ def _grid(maps: np.ndarray, limit: float, box, size: tuple[int, int]) -> np.ndar
     for i in range(k):
         row = []
         for j in range(k):
-            one = cv2.resize(_heat(maps[i, j], limit), shape, interpolation=cv2.INTER_NEAREST)
-            _rectangle(one, (x0, y0, x1, y1), (255, 255, 255))
+            one = cv2.resize(heat(maps[i, j], limit), shape, interpolation=cv2.INTER_NEAREST)
+            frame(one, (x0, y0, x1, y1), (255, 255, 255))
             cell = (x0 + (x1 - x0) * j / k, y0 + (y1 - y0) * i / k)
-            _rectangle(one, (*cell, cell[0] + (x1 - x0) / k, cell[1] + (y1 - y0) / k), _GREEN)
-            row.append(np.pad(one, ((1, 1), (1, 1), (0, 0)), constant_values=_PAPER[0]))
+            frame(one, (*cell, cell[0] + (x1 - x0) / k, cell[1] + (y1 - y0) / k), _GREEN)
+            row.append(np.pad(one, ((1, 1), (1, 1), (0, 0)), constant_values=PAPER))
         rows.append(np.hstack(row))
     return np.vstack(rows)
 
 
-def _rectangle(picture: np.ndarray, box, color: tuple[int, int, int], thickness: int = 1) -> None:
-    x0, y0, x1, y1 = (round(v) for v in box)
-    cv2.rectangle(picture, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), color, thickness)
-
-
 def _panel(picture: np.ndarray) -> np.ndarray:
-    """Enlarged or shrunk so that the longer side is a panel's."""
-    factor = _PANEL / max(picture.shape[:2])
-    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST if factor > 1 else cv2.INTER_AREA)
+    return fitted(picture, _PANEL)
 
 
 def _boxed(picture: np.ndarray, box) -> np.ndarray:
     factor = _PANEL / max(picture.shape[:2])
-    panel = _panel(np.ascontiguousarray(picture))
-    _rectangle(panel, [v * factor for v in box], _RED, 2)
+    panel = _panel(picture)
+    frame(panel, [v * factor for v in box], _RED, 2)
     return panel
 
 
 def _masked(picture: np.ndarray, box, binary: np.ndarray) -> np.ndarray:
     """The image with the region's cells that are foreground in red."""
     factor = _PANEL / max(picture.shape[:2])
-    panel = _panel(np.ascontiguousarray(picture))
+    panel = _panel(picture)
     x0, y0, x1, y1 = (v * factor for v in box)
     ys, xs = np.mgrid[: panel.shape[0], : panel.shape[1]] + 0.5
     m = len(binary)
@@ -206,12 +174,5 @@ def _masked(picture: np.ndarray, box, binary: np.ndarray) -> np.ndarray:
     within = (row >= 0) & (row < m) & (column >= 0) & (column < m)
     on = within & binary[row.clip(0, m - 1), column.clip(0, m - 1)]
     panel[on] = (0.4 * panel[on] + 0.6 * np.array(_RED)).astype(np.uint8)
-    _rectangle(panel, (x0, y0, x1, y1), _RED, 2)
+    frame(panel, (x0, y0, x1, y1), _RED, 2)
     return panel
-
-
-def _captioned(picture: np.ndarray, caption: str) -> np.ndarray:
-    picture = picture.astype(np.uint8)
-    bar = np.full((_BAR, picture.shape[1], 3), _PAPER, np.uint8)
-    cv2.putText(bar, caption, (2, _BAR - 9), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
-    return np.pad(np.vstack([bar, picture]), ((0, _GAP), (_GAP, _GAP), (0, 0)), constant_values=_PAPER[0])
