@@ -33,6 +33,14 @@ MODELS = {
         "MODEL.INSTANCE_FCN.CONV_DIM", "16", "MODEL.INSTANCE_FCN.POST_NMS_TOPK", "20",
         "TEST.EVALUATORS", "['coco', 'mask_proposals']",
     ),
+    "SemiConv": (
+        "MODEL.ROI_HEADS.NAME", "SemiConvROIHeads", "MODEL.ROI_MASK_HEAD.NAME", "SemiConvMaskHead",
+        "MODEL.SEMICONV.CONV_DIM", "16",
+    ),
+    "SemiConvColoring": (
+        "MODEL.META_ARCHITECTURE", "SemiConvColoring", "MODEL.SEMICONV.CONV_DIM", "16",
+        "TEST.EVALUATORS", "['coco', 'coloring']",
+    ),
 }  # fmt: skip
 
 
@@ -185,7 +193,7 @@ def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tm
         result = subprocess.run([*launcher, *command(tiny_set, config, *more)], **common)
         assert result.returncode == 0, result.stderr[-3000:]
         table = [line for line in (result.stdout + result.stderr).splitlines() if "copypaste" in line]
-        assert len(table) == (9 if model == "InstanceFCN" else 6)
+        assert len(table) == (9 if "TEST.EVALUATORS" in MODELS[model] else 6)
         found = json.loads((tmp_path / name / "inference" / "coco_instances_results.json").read_text())
         predictions[name] = ([line.split("copypaste")[1] for line in table], found)
     assert len(predictions["one"][1]) > 0
