@@ -15,7 +15,7 @@ from ..masks import tight_boxes
 from .clustering import CLUSTERINGS, nearest
 from .losses import embedding_loss, masks_on_map
 from .mask_head import EmbeddingPredictor
-from .operator import SemiConv
+from .operator import SemiConv, enlarged
 
 _MOST_PIXELS = 4096  # of an image to find centres with; all pixels go to their nearest centre
 
@@ -141,7 +141,7 @@ class SemiConvColoring(nn.Module):
 
     def embed(self, phi: Tensor, size: tuple[int, int]) -> Tensor:
         """Psi of every pixel of an image of this size, (D, H, W): Phi (D, h, w) enlarged, then the exact places."""
-        return self.semiconv(_enlarged(phi, self.stride, size)[None], 1)[0]
+        return self.semiconv(enlarged(phi[None], self.stride, size), 1)[0]
 
     @torch.no_grad()
     def color(self, inputs: dict, size: tuple[int, int], logits: Tensor, phi: Tensor) -> Instances:
@@ -156,7 +156,7 @@ class SemiConvColoring(nn.Module):
                 f"image {inputs.get('file_name', '')}: MODEL.COLORING.CLUSTERING kmeans wants to know the number of "
                 "instances ('num_instances' of the input); mean_shift and seeds do not"
             )
-        probabilities = _enlarged(logits, self.stride, size).softmax(0)
+        probabilities = enlarged(logits[None], self.stride, size)[0].softmax(0)
         foreground = probabilities.argmax(0) != len(logits) - 1
         psi, scores = self.embed(phi, size), 1 - probabilities[-1]
         coarse = torch.zeros_like(foreground)
@@ -181,9 +181,3 @@ class SemiConvColoring(nn.Module):
         found.pred_boxes = tight_boxes(masks[order])
         found.scores, found.pred_classes, found.pred_masks = scores[order], classes[order], masks[order]
         return found[found.pred_boxes.nonempty()]
-
-
-def _enlarged(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Maps (C, h, w) of this stride, bilinear at the pixels of an image of ``size``: (C, H, W)."""
-    full = F.interpolate(maps[None], scale_factor=float(stride), mode="bilinear", align_corners=False)[0]
-    return full[:, : size[0], : size[1]]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 MIXING_REGISTRY = Registry("SEMICONV_MIXING")
 MIXING_REGISTRY.__doc__ = """
@@ -52,6 +53,13 @@ def box_coordinates(boxes: Tensor, size: int) -> Tensor:
     places = boxes[:, :2, None] + (boxes[:, 2:] - boxes[:, :2])[..., None] * steps
     x, y = places.unbind(1)
     return torch.stack((x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)), 1)
+
+
+def enlarged(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Maps (N, C, h, w) of this stride, bilinear at the pixels of an image of ``size`` (height, width): (N, C, H, W).
+    For Psi enlarge Phi, then add the exact places."""
+    full = F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return full[..., : size[0], : size[1]]
 
 
 class SemiConv(nn.Module):

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import InputError
 from ..semiconv import SemiConv, SemiConvColoring, SemiConvROIHeads
-from ..semiconv.operator import box_coordinates
+from ..semiconv.operator import box_coordinates, enlarged
 from .panels import (
     Color,
     brightened,
@@ -83,8 +82,7 @@ def draw_embeddings(
         found = model.inference([{"image": inputs["image"]}])[0]["instances"]
         features = model.backbone(images.tensor)
         operator, stride = heads.mask_head.semiconv["operator"], heads.embedding_strides[0]
-        phi = F.interpolate(heads.embed(features)[0].float(), scale_factor=float(stride), mode="bilinear")
-        psi = operator(phi[..., : size[0], : size[1]], 1)[0]
+        psi = operator(enlarged(heads.embed(features)[0].float(), stride, size), 1)[0]
         name, labels = heads.mask_in_features[0], [str(i) for i in range(len(found))]
         if region is not None and not 0 <= region < len(found):
             raise InputError(f"there is no region {region}: the model finds {len(found)}")
