@@ -120,7 +120,7 @@ def test_embedding_loss_is_on_psi():
     on_map = torch.zeros(1, 6, 8, dtype=torch.bool)
     on_map[:, 1:5, 1:7] = True
     losses = net.losses(images, torch.zeros(1, 4, 6, 8), phi, [target])
-    torch.testing.assert_close(losses["loss_embedding"], 3 * embedding_loss(psi, [on_map]))
+    torch.testing.assert_close(losses["loss_embedding"], 3 * embedding_loss([psi], [[on_map]]))
 
 
 def test_every_pixel_has_its_place():

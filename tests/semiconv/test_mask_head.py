@@ -7,6 +7,7 @@ from pathlib import Path
 from tellapart import InputError, add_config
 from tellapart.runtime.doors import load_config
 from tellapart.semiconv import LaplacianKernel, SemiConvMaskHead, SemiConvROIHeads
+from tellapart.semiconv.losses import masks_on_map, spreads
 from tellapart.semiconv.mask_head import kernel_loss
 
 import pytest
@@ -98,6 +99,30 @@ def test_gradient_into_the_features_is_scaled():
         gradients.append((net.backbone.fpn_output2.weight.grad.clone(), heads.conv.weight.grad.clone()))
     torch.testing.assert_close(gradients[0][0], 0.1 * gradients[1][0])
     torch.testing.assert_close(gradients[0][1], gradients[1][1])
+
+
+def test_levels_of_the_image_level_loss():
+    """The large object is pooled from p3, the small one from p2: by default each counts there only."""
+    inputs = [annotated(256, 256, [[4, 4, 40, 40], [60, 20, 250, 250]])]
+    got = {}
+    for levels in ("own", "all"):
+        net = model(*IMAGE_LEVEL, "MODEL.SEMICONV.LOSS_LEVELS", levels)
+        got[levels] = losses_of(net, inputs)["loss_embedding"].item()
+    heads, truth = net.roi_heads, inputs[0]["instances"]
+    expected = {"own": [], "all": []}
+    with torch.no_grad():
+        images = net.preprocess_image(inputs)
+        features = net.train().backbone(images.tensor)
+        for level, (stride, phi) in enumerate(zip(heads.embedding_strides, heads.embed(features))):
+            psi = heads.mask_head.semiconv["operator"](phi, stride)
+            for i, own in enumerate((0, 1)):
+                mask = masks_on_map(truth[i : i + 1].gt_masks, (256, 256), stride, phi.shape[-2:])
+                spread = spreads(psi, [mask]).tolist()
+                expected["all"] += spread
+                expected["own"] += spread if level == own else []
+    assert len(expected["all"]) > len(expected["own"]) == 2
+    for levels, found in expected.items():
+        assert abs(got[levels] - sum(found) / len(found)) < 1e-4 * got[levels], levels
 
 
 def head(seed: str = "soft", **more) -> SemiConvMaskHead:
@@ -201,6 +226,7 @@ def test_autocast():
         ((*IMAGE_LEVEL, "MODEL.MASK_ON", "False"), "MODEL.MASK_ON is False"),
         ((*IMAGE_LEVEL, "MODEL.ROI_MASK_HEAD.POOLER_TYPE", ""), "POOLER_TYPE ''"),
         ((*IMAGE_LEVEL, "MODEL.SEMICONV.SEED", "warm"), "SEMICONV.SEED is 'warm', wanted one of .'soft', 'hard'."),
+        ((*IMAGE_LEVEL, "MODEL.SEMICONV.LOSS_LEVELS", "some"), "LOSS_LEVELS is 'some', wanted one of"),
         ((*IMAGE_LEVEL, "MODEL.SEMICONV.EMBEDDING_DIM", "1"), "EMBEDDING_DIM is 1, wanted at least 2"),
     ],
 )

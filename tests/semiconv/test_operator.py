@@ -228,13 +228,22 @@ def some_masks() -> list[torch.Tensor]:
 
 def test_embedding_loss_equals_a_loop():
     psi, masks = random(3, 4, 6, 7), some_masks()
-    assert math.isclose(embedding_loss(psi, masks).item(), slow_loss(psi, masks), rel_tol=1e-5)
+    assert math.isclose(embedding_loss([psi], [masks]).item(), slow_loss(psi, masks), rel_tol=1e-5)
+
+
+def test_embedding_loss_of_several_maps_is_the_mean_over_their_instances():
+    psi, masks = random(3, 4, 6, 7), some_masks()
+    coarse, coarse_masks = random(3, 4, 3, 3, seed=5), [random(g, 3, 3, seed=g) > 0 for g in (1, 2, 0)]
+    counts = [sum(int(mask.sum()) >= 2 for m in one for mask in m) for one in (masks, coarse_masks)]
+    slow = slow_loss(psi, masks) * counts[0] + slow_loss(coarse, coarse_masks) * counts[1]
+    got = embedding_loss([psi, coarse], [masks, coarse_masks]).item()
+    assert math.isclose(got, slow / sum(counts), rel_tol=1e-5)
 
 
 def test_embedding_loss_gradient_and_minimum():
     psi, masks = random(3, 4, 6, 7).float(), some_masks()
     psi.requires_grad_()
-    gradient = torch.autograd.grad(embedding_loss(psi, masks), psi)[0]
+    gradient = torch.autograd.grad(embedding_loss([psi], [masks]), psi)[0]
     eps, at = 1e-2, (0, 2, *masks[0][0].nonzero()[0].tolist())
     moved = [psi.detach().clone() for _ in range(2)]
     moved[0][at] += eps
@@ -243,13 +252,13 @@ def test_embedding_loss_gradient_and_minimum():
     assert math.isclose(gradient[at].item(), numeric, rel_tol=1e-2)
     assert not gradient[1].any()
     constant = torch.full_like(psi, 3.0).requires_grad_()
-    loss = embedding_loss(constant, masks)
+    loss = embedding_loss([constant], [masks])
     assert loss < 1e-5 and torch.isfinite(torch.autograd.grad(loss, constant)[0]).all()
 
 
 def test_embedding_loss_without_instances_has_a_gradient():
     psi = torch.ones(2, 3, 4, 4, requires_grad=True)
-    loss = embedding_loss(psi, [torch.zeros(0, 4, 4, dtype=torch.bool)] * 2)
+    loss = embedding_loss([psi], [[torch.zeros(0, 4, 4, dtype=torch.bool)] * 2])
     loss.backward()
     assert loss.item() == 0 and not psi.grad.any()
 

@@ -136,7 +136,7 @@ class SemiConvColoring(nn.Module):
         count = (categories >= 0).sum().clamp(min=1)  # none where all images are smaller than half a stride
         return {
             "loss_category": F.cross_entropy(logits, categories, ignore_index=-1, reduction="sum") / count,
-            "loss_embedding": embedding_loss(self.semiconv(phi, self.stride), masks) * self.embedding_loss_weight,
+            "loss_embedding": embedding_loss([self.semiconv(phi, self.stride)], [masks]) * self.embedding_loss_weight,
         }
 
     def embed(self, phi: Tensor, size: tuple[int, int]) -> Tensor:

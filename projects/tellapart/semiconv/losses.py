@@ -30,16 +30,15 @@ def masks_on_map(
     return F.pad(seen, (0, size[1] - seen.shape[2], 0, size[0] - seen.shape[1]))
 
 
-def embedding_loss(embeddings: Tensor, masks: list[Tensor]) -> Tensor:
-    """Mean over instances of 1/|S| sum_{u in S} ||Psi_u - mean_S Psi||, the norm, not its square: attraction only.
+def spreads(embeddings: Tensor, masks: list[Tensor]) -> Tensor:
+    """Of each instance 1/|S| sum_{u in S} ||Psi_u - mean_S Psi||, the norm, not its square: attraction only.
 
     Args:
         embeddings: Psi, (N, D, H, W).
-        masks: of each image, bool (G, H, W). Masks may overlap. Instances of fewer than two pixels say nothing and do
-            not count: they are too small for this map.
+        masks: of each image, bool (G, H, W). Masks may overlap.
 
     Returns:
-        A scalar, float32; 0 (with a gradient of 0) without instances.
+        float32, one for each instance of two pixels or more, in order. Smaller ones are too small for this map.
     """
     embeddings = embeddings.float()
     image = torch.cat([torch.full((len(m),), i, device=m.device) for i, m in enumerate(masks)])
@@ -50,6 +49,19 @@ def embedding_loss(embeddings: Tensor, masks: list[Tensor]) -> Tensor:
     means = means / counts.clamp(min=1)[:, None]
     # the smallest number under the root gives a pixel on its mean a slope of 0 instead of none
     distances = ((pixels - means[instance]).square().sum(1) + 1e-12).sqrt()
-    large = counts >= 2
-    shares = large / counts.clamp(min=1) / large.sum().clamp(min=1)
-    return (distances * shares[instance]).sum() + 0.0 * embeddings.sum()
+    sums = embeddings.new_zeros(len(image)).index_add(0, instance, distances)
+    return (sums / counts.clamp(min=1))[counts >= 2]
+
+
+def embedding_loss(embeddings: list[Tensor], masks: list[list[Tensor]]) -> Tensor:
+    """The mean of ``spreads`` over all instances of all maps.
+
+    Args:
+        embeddings: Psi of each map, (N, D, Hi, Wi).
+        masks: for each map what ``spreads`` takes.
+
+    Returns:
+        A scalar, float32; 0 (with a gradient of 0) without instances.
+    """
+    found = torch.cat([spreads(psi, of_map) for psi, of_map in zip(embeddings, masks)])
+    return found.sum() / max(1, len(found)) + 0.0 * sum(psi.float().sum() for psi in embeddings)

@@ -35,7 +35,7 @@ class EmbeddingPredictor(nn.Module):
         self.conv = nn.Conv2d(in_channels, conv_dim, 1)
         self.phi = nn.Conv2d(conv_dim, embedding_dim, 3, padding=1)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
-        nn.init.normal_(self.phi.weight, std=0.01)
+        nn.init.normal_(self.phi.weight, std=1e-4)  # from Psi = u: large random offsets took long to unlearn
         for layer in (self.conv, self.phi):
             nn.init.zeros_(layer.bias)
 

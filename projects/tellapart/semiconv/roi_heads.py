@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads, select_foreground_proposals
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from ..errors import InputError
 from .losses import embedding_loss, masks_on_map
 from .mask_head import EmbeddingPredictor, SemiConvMaskHead
 
+LOSS_LEVELS = ("own", "all")
+_CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4  # ROIPooler's defaults: a box of 224 x 224 pixels belongs to stride 16
 _EMBEDDINGS = "semiconv embeddings"  # where forward() leaves them among the features for the mask branch
 
 
@@ -26,17 +31,20 @@ class SemiConvROIHeads(StandardROIHeads):
         embedding_pooler: cuts Phi to regions, in the masks' resolution.
         embedding_strides: input pixels a pixel of each level.
         embedding_loss_weight: factor on ``loss_embedding``.
+        loss_levels: "own": an instance's embedding is learned on the level that its region is pooled from, the only one
+            that is read for it; "all": on each level on which it has two pixels.
         other arguments: of ``StandardROIHeads``; ``mask_head`` must be a ``SemiConvMaskHead``.
     """
 
     @configurable
     def __init__(
         self, *, embedding_predictor: EmbeddingPredictor, embedding_pooler: ROIPooler,
-        embedding_strides: list[int], embedding_loss_weight: float, **kwargs,
+        embedding_strides: list[int], embedding_loss_weight: float, loss_levels: str, **kwargs,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.embedding_predictor, self.embedding_pooler = embedding_predictor, embedding_pooler
         self.embedding_strides, self.embedding_loss_weight = embedding_strides, embedding_loss_weight
+        self.loss_levels = loss_levels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -51,6 +59,10 @@ class SemiConvROIHeads(StandardROIHeads):
                 f"MODEL.MASK_ON is {cfg.MODEL.MASK_ON}, MODEL.ROI_MASK_HEAD.NAME {options.NAME}, its POOLER_TYPE "
                 f"{options.POOLER_TYPE!r}; SemiConvROIHeads wants True, SemiConvMaskHead and a pooler"
             )
+        if cfg.MODEL.SEMICONV.LOSS_LEVELS not in LOSS_LEVELS:
+            raise InputError(
+                f"MODEL.SEMICONV.LOSS_LEVELS is {cfg.MODEL.SEMICONV.LOSS_LEVELS!r}, wanted one of {list(LOSS_LEVELS)}"
+            )
         made = super().from_config(cfg, input_shape)
         shapes = [input_shape[name] for name in made["mask_in_features"]]
         scales = [1.0 / shape.stride for shape in shapes]
@@ -61,6 +73,7 @@ class SemiConvROIHeads(StandardROIHeads):
             "embedding_pooler": ROIPooler(*sizes),
             "embedding_strides": [shape.stride for shape in shapes],
             "embedding_loss_weight": cfg.MODEL.SEMICONV.EMBEDDING_LOSS_WEIGHT,
+            "loss_levels": cfg.MODEL.SEMICONV.LOSS_LEVELS,
         }
 
     def embed(self, features: dict[str, Tensor]) -> list[Tensor]:
@@ -80,16 +93,23 @@ class SemiConvROIHeads(StandardROIHeads):
         return found, losses
 
     def image_level_loss(self, images: ImageList, embeddings: list[Tensor], targets: list[Instances]) -> Tensor:
-        """Equation 5 on each level, averaged over the levels; weighted."""
-        total = 0.0
-        for stride, phi in zip(self.embedding_strides, embeddings):
-            masks = [
-                masks_on_map(t.gt_masks, size, stride, phi.shape[-2:]).to(phi.device)
-                if len(t) else phi.new_zeros((0, *phi.shape[-2:]), dtype=bool)
-                for t, size in zip(targets, images.image_sizes)
-            ]  # fmt: skip
-            total = total + embedding_loss(self.mask_head.semiconv["operator"](phi.float(), stride), masks)
-        return total * (self.embedding_loss_weight / len(embeddings))
+        """Equation 5 over all instances, each on the level that its region is pooled from, or on all; weighted."""
+        masks = [[] for _ in embeddings]
+        for truth, size in zip(targets, images.image_sizes):
+            levels = self._levels([truth.gt_boxes])
+            for level, (stride, phi, found) in enumerate(zip(self.embedding_strides, embeddings, masks)):
+                counted = truth[levels == level] if self.loss_levels == "own" else truth
+                empty = torch.zeros((0, *phi.shape[-2:]), dtype=torch.bool, device=phi.device)
+                on_map = masks_on_map(counted.gt_masks, size, stride, phi.shape[-2:]) if len(counted) else empty
+                found.append(on_map.to(phi.device))
+        operator = self.mask_head.semiconv["operator"]
+        psi = [operator(phi.float(), stride) for phi, stride in zip(embeddings, self.embedding_strides)]
+        return embedding_loss(psi, masks) * self.embedding_loss_weight
+
+    def _levels(self, boxes: list[Boxes]) -> Tensor:
+        """The level, an index, that each box is pooled from."""
+        finest, coarsest = (round(math.log2(self.embedding_strides[i])) for i in (0, -1))
+        return assign_boxes_to_levels(boxes, finest, coarsest, _CANONICAL_SIZE, _CANONICAL_LEVEL)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> dict | list[Instances]:
         """The mask branch, as the base class calls it; the mask head gets the regions' embeddings too."""
