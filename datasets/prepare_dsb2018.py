@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 from tellapart.data.prepared import CocoWriter, Problems, binary_mask, datasets_root, output_folder
-from tellapart.errors import InputError
+from tellapart.errors import InputError, run_command
 
 import numpy as np
 
@@ -127,7 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"{error}")
+    run_command(main)

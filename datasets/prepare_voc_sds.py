@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from tellapart.data.coco_folder import coco_annotation
 from tellapart.data.prepared import VOC_CLASSES, Problems, datasets_root, output_folder, write_json
-from tellapart.errors import InputError
+from tellapart.errors import InputError, run_command
 
 import numpy as np
 from tqdm import tqdm
@@ -125,7 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"{error}")
+    run_command(main)

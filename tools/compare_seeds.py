@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tellapart import InputError
 from tellapart.data.prepared import write_json
+from tellapart.errors import InputError, run_command
 from tellapart.runtime.runs import train
 
 
@@ -73,7 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"{error}")
+    run_command(main)

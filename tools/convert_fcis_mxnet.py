@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import math
 import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tellapart.data.coco_folder import some
-from tellapart.errors import InputError
+from tellapart.errors import InputError, run_command
 from tellapart.runtime.checkpoint import AtomicPathManager
 
 import numpy as np
@@ -270,7 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"{error}")
+    run_command(main)

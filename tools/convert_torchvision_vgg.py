@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import sys
 
-from tellapart import InputError
 from tellapart.backbones.vgg import from_torchvision
+from tellapart.errors import InputError, run_command
 from tellapart.runtime.checkpoint import AtomicPathManager
 
 import torch
@@ -38,7 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"{error}")
+    run_command(main)

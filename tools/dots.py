@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tellapart import InputError
 from tellapart.data.loader import build_guarded_test_loader
+from tellapart.errors import run_command
 from tellapart.evaluation.coloring import adjusted_rand_index
 from tellapart.masks import to_rle
 from tellapart.runtime.checkpoint import Checkpointer
@@ -93,7 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"{error}")
+    run_command(main)

@@ -9,9 +9,7 @@ Example:
 
 from __future__ import annotations
 
-import sys
-
-from tellapart import InputError
+from tellapart.errors import InputError, run_command
 from tellapart.semiconv import SemiConvColoring
 from tellapart.visualization.embeddings import draw_embeddings, has_embeddings
 from tellapart.visualization.one_image import class_names, load_one_image, one_image_parser
@@ -44,7 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"{error}")
+    run_command(main)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from tellapart import InputError
 from tellapart.data.prepared import write_json
+from tellapart.errors import InputError, run_command
 
 
 def subset(source: Path, count: int) -> dict:
@@ -45,7 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"{error}")
+    run_command(main)

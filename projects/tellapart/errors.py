@@ -1,5 +1,18 @@
 """The error that stands for bad input: `train_net.py` prints its message, no traceback, and exits with code 2."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class InputError(ValueError):
     """What the user gave (a file, a key, a data set, a checkpoint) is missing, broken or contradicts something else."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs `main()` of a script; of an InputError it prints the message, no traceback, and exits with code 1."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"{error}")
