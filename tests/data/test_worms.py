@@ -33,9 +33,9 @@ def test_image_is_the_union_of_whole_overlapping_bodies(drawn):
 
 
 def test_a_body_is_one_piece(drawn):
-    """Also where another crosses it. BBBC010's own: 0.3% have a tip that lost its last pixel in halving."""
+    """Also where another crosses it."""
     pieces = [cv2.connectedComponents(mask.astype(np.uint8))[0] - 1 for _, objects in drawn for _, mask in objects]
-    assert np.mean(np.array(pieces) > 1) < 0.01
+    assert set(pieces) == {1}
 
 
 def statistics(images):
@@ -65,12 +65,12 @@ def statistics(images):
 
 
 def bbbc010(folder, step):
-    """The masks of every `step`-th well of BBBC010, at half size."""
+    """The masks of every `step`-th well of BBBC010."""
     wells = defaultdict(list)
     for path in sorted((folder / "bbbc010" / "BBBC010_v1_foreground_eachworm").glob("*.png")):
         wells[re.match(r"[A-E]\d\d", path.name)[0]].append(path)
     for well in sorted(wells)[::step]:
-        yield np.stack([binary_mask(np.asarray(Image.open(path)))[::2, ::2] for path in wells[well]])
+        yield np.stack([binary_mask(np.asarray(Image.open(path))) for path in wells[well]])
 
 
 PERCENTILES = [10, 30, 70, 90]  # no median: half of the images show straight worms, half curled ones
@@ -78,11 +78,11 @@ PERCENTILES = [10, 30, 70, 90]  # no median: half of the images show straight wo
 SLACK = {
     "worms an image": 1,
     "connected parts an image": 1.5,
-    "overlap, % of foreground": 0.9,
+    "overlap, % of foreground": 1.2,
     "overlapping worms, %": 13,
-    "area, pixels": 15,
-    "length, pixels": 3,
-    "mean width, pixels": 0.25,
+    "area, pixels": 60,
+    "length, pixels": 6,
+    "mean width, pixels": 0.5,
     "bow (box's short : long side)": 0.12,
     "end to end : length": 0.06,
     "straight worms, % of an image": 20,
@@ -93,7 +93,7 @@ def test_statistics_are_those_of_bbbc010(drawn, shared_data):
     """Shows the table with `pytest -s`; TELLAPART_SHARED_DATA as in conftest.py."""
     real = statistics(bbbc010(shared_data, 2))
     made = statistics(np.stack([mask for _, mask in objects]) for _, objects in drawn)
-    print(f"\n{f'percentiles {PERCENTILES}':31}{'BBBC010, halved':>32}{'worms_*':>32}")
+    print(f"\n{f'percentiles {PERCENTILES}':31}{'BBBC010':>32}{'worms_*':>32}")
     far = []
     for name, slack in SLACK.items():
         wanted, got = (np.percentile(values[name], PERCENTILES) for values in (real, made))

@@ -6,8 +6,8 @@ drawn to its statistics: number, length, width, bend and overlap of the worms, a
 worms, nearly straight, or living ones, curled. `tests/data/test_worms.py` measures both and holds them together. As
 there, a mask is the whole body, also where another lies across it, and the image is the union of the masks.
 
-The images have half of BBBC010's size. That is the size to which `configs/quick/mask_rcnn_R_18_FPN_bbbc010.yaml`
-brings the real ones (260 pixels for the shorter side), so the same config trains on both, and these are not resized.
+The images have BBBC010's size as well, so the same config trains on both: a network can learn from these first
+(`configs/quick/mask_rcnn_R_18_FPN_worms.yaml`) and from the hundred real ones after.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import numpy as np
 
 from .made import MadeDataset
 
-HEIGHT, WIDTH = 260, 348  # pixels
+HEIGHT, WIDTH = 520, 696  # pixels
 
-# What follows is in pixels of BBBC010, and so is everything below up to the last step, which halves the image.
 _NUMBER = {11: 0.04, 12: 0.05, 13: 0.17, 14: 0.28, 15: 0.46}  # how often an image has so many worms, as in BBBC010
 _WELL = (344.0, 284.0), 230.0  # the round well that holds the worms: mean centre (x, y) and radius
 _WELL_SPREAD = 14.0  # standard deviation of its centre
@@ -32,7 +31,7 @@ _WAVE = 0.09  # standard deviation of the Gaussian that smooths the curvature, o
 _ALIVE = 0.5  # of the images
 _BEND = {True: (1.1, 0.75), False: (-1.05, 0.7)}  # alive?: mean, standard deviation of log(radians per length)
 _TIGHTEST = 11.0  # a body's smallest radius of curvature; tighter ones would curl up to a blob
-_CROSSING = 15.0  # pixels, already halved: a worm that lies so far on others is left there with probability 1 / e
+_CROSSING = 60.0  # pixels of area: a worm that lies so far on others is left there with probability 1 / e
 
 
 def draw_worms(seed: int, index: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
@@ -57,7 +56,7 @@ def draw_worms(seed: int, index: int) -> tuple[np.ndarray, list[tuple[int, np.nd
         if (
             np.linalg.norm(line - well, axis=1).max() > radius
             or low.min() < 8
-            or (high > (2 * WIDTH - 9, 2 * HEIGHT - 9)).any()
+            or (high > (WIDTH - 9, HEIGHT - 9)).any()
         ):
             continue
         body = _draw_body(line, max(rng.normal(*_RADIUS), 3.0))
@@ -87,17 +86,17 @@ def _direction(angle: float | np.ndarray) -> np.ndarray:
 
 
 def _draw_body(line: np.ndarray, radius: float) -> np.ndarray:
-    """bool (HEIGHT, WIDTH): discs of `radius` along `line`, smaller ones towards both ends; halved in size."""
-    body = np.zeros((2 * HEIGHT, 2 * WIDTH), np.uint8)
+    """bool (HEIGHT, WIDTH): discs of `radius` along `line`, smaller ones towards both ends."""
+    body = np.zeros((HEIGHT, WIDTH), np.uint8)
     widths = radius * np.sqrt(1 - np.linspace(-0.95, 0.95, len(line)) ** 4)
     for (x, y), width in zip(np.rint(line * 16).astype(int).tolist(), np.rint(widths * 16).astype(int).tolist()):
         cv2.circle(body, (x, y), width, 1, cv2.FILLED, shift=4)
-    return body[::2, ::2] > 0
+    return body > 0
 
 
 WORMS = MadeDataset(
     name="worms",
-    version=1,
+    version=2,
     classes=("worm",),
     colors=((240, 160, 50),),
     splits={"train": (20188, 500), "val": (20189, 50)},
