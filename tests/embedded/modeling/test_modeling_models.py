@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.modeling import META_ARCH_REGISTRY, ROI_MASK_HEAD_REGISTRY, BaseMaskRCNNHead, build_model
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    BaseMaskRCNNHead,
+    build_backbone,
+    build_model,
+)
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
@@ -41,6 +47,16 @@ def config(kind):
         cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 1, 7
         cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 1
     return cfg
+
+
+def test_random_weights_after_a_backbone_do_not_depend_on_how_much_of_it_is_kept():
+    cfg, drawn = config("R-50-C4"), []
+    for last in ("res2", "res5"):
+        cfg.MODEL.RESNETS.OUT_FEATURES = [last]
+        torch.manual_seed(0)
+        assert build_backbone(cfg).output_shape().keys() == {last}
+        drawn.append(torch.rand(1))
+    assert drawn[0] == drawn[1]
 
 
 def annotated(height, width, boxes, masks="polygon"):

@@ -64,6 +64,17 @@ def test_deltas_are_those_of_the_formula_and_come_back():
         transform.get_deltas(torch.zeros(1, 4), target[:1])
 
 
+def test_deltas_are_weighted_before_they_are_divided():
+    """To the last bit, or the curves of long runs drift apart between the two Detectrons."""
+    (source, target), weight = (random_boxes(100, 100, seed) for seed in (2, 3)), np.float32(10)
+    s, t = source.numpy(), target.numpy()
+    width = s[:, 2] - s[:, 0]
+    shift = (t[:, 0] + np.float32(0.5) * (t[:, 2] - t[:, 0])) - (s[:, 0] + np.float32(0.5) * width)
+    deltas = Box2BoxTransform((10.0, 10.0, 5.0, 5.0)).get_deltas(source, target)
+    assert (weight * shift / width != weight * (shift / width)).any()  # else this would show nothing
+    np.testing.assert_array_equal(deltas[:, 0].numpy(), weight * shift / width)
+
+
 def test_growth_is_clamped_and_several_sets_stay_in_order():
     transform = Box2BoxTransform((1.0, 1.0, 1.0, 1.0))
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]])

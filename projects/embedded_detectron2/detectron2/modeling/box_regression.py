@@ -30,7 +30,9 @@ class Box2BoxTransform:
             raise AssertionError("Input boxes to Box2BoxTransform are not valid! A source box has no width.")
         shift = (target_boxes[:, :2] + 0.5 * target_sides) - (src_boxes[:, :2] + 0.5 * src_sides)
         growth = torch.log(target_sides / src_sides)
-        return torch.cat((shift / src_sides, growth), dim=1) * shift.new_tensor(self.weights)
+        weights = shift.new_tensor(self.weights)
+        # weighted before it is divided: so the last bit is Detectron2's, and with it a run's curve
+        return torch.cat((weights[:2] * shift / src_sides, weights[2:] * growth), dim=1)
 
     def apply_deltas(self, deltas: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """Boxes (N, k * 4), float32, out of ``deltas`` (N, k * 4), k sets for each of ``boxes`` (N, 4)."""

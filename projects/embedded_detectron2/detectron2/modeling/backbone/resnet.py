@@ -235,5 +235,6 @@ def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
         raise AssertionError(f"MODEL.RESNETS.OUT_FEATURES is {options.OUT_FEATURES}, wanted some of {names}")
     stem = BasicStem(in_channels=input_shape.channels, out_channels=options.STEM_OUT_CHANNELS, norm=options.NORM)
     last = max(names.index(name) for name in options.OUT_FEATURES)
-    stages = [make_stage_from_config(cfg, stage) for stage in range(2, last + 1)]
+    # also those that are not kept: random weights of what is built after the backbone come out as in Detectron2
+    stages = [make_stage_from_config(cfg, stage) for stage in range(2, 6)][: max(last - 1, 0)]
     return ResNet(stem, stages, out_features=options.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
