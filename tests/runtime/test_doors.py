@@ -114,8 +114,10 @@ def test_annotation_that_names_what_is_not_there(refused, tiny_config, copied_se
     assert f"annotation 4 names {kind} 99" in message
 
 
-def test_number_of_classes(refused, tiny_config, tiny_set):
-    message = refused("--config-file", str(tiny_config(NAME)), *flag(tiny_set), "MODEL.ROI_HEADS.NUM_CLASSES", "3")
+@pytest.mark.parametrize("architecture", ["GeneralizedRCNN", "FCIS", "SemiConvColoring"])
+def test_number_of_classes(refused, tiny_config, tiny_set, architecture):
+    opts = ("MODEL.ROI_HEADS.NUM_CLASSES", "3", "MODEL.META_ARCHITECTURE", architecture)
+    message = refused("--config-file", str(tiny_config(NAME)), *flag(tiny_set), *opts)
     assert "MODEL.ROI_HEADS.NUM_CLASSES is 3" in message and "2 categories: red, blue" in message
 
 

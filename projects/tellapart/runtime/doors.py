@@ -96,7 +96,8 @@ def _nearest_file(path: str) -> str:
 
 # the section whose NUM_CLASSES a meta-architecture goes by
 _CLASSES_OF = {
-    "GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "FCIS": "ROI_HEADS", "RetinaNet": "RETINANET"
+    "GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "FCIS": "ROI_HEADS", "SemiConvColoring": "ROI_HEADS",
+    "RetinaNet": "RETINANET",
 }  # fmt: skip
 
 
