@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from tellapart.runtime.doors import check_datasets, load_config, register_from_flags
+
 import pytest
 import torch
 
@@ -114,11 +116,32 @@ def test_annotation_that_names_what_is_not_there(refused, tiny_config, copied_se
     assert f"annotation 4 names {kind} 99" in message
 
 
-@pytest.mark.parametrize("architecture", ["GeneralizedRCNN", "FCIS", "SemiConvColoring"])
-def test_number_of_classes(refused, tiny_config, tiny_set, architecture):
-    opts = ("MODEL.ROI_HEADS.NUM_CLASSES", "3", "MODEL.META_ARCHITECTURE", architecture)
-    message = refused("--config-file", str(tiny_config(NAME)), *flag(tiny_set), *opts)
-    assert "MODEL.ROI_HEADS.NUM_CLASSES is 3" in message and "2 categories: red, blue" in message
+@pytest.mark.parametrize(
+    "architecture, heads",
+    [
+        ("GeneralizedRCNN", "StandardROIHeads"),
+        ("FCIS", "FCISROIHeads"),
+        ("SemiConvColoring", "StandardROIHeads"),
+        ("InstanceFCN", "MaskedROIHeads"),
+    ],
+)
+def test_number_of_classes(refused, tiny_config, tiny_set, architecture, heads):
+    opts = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_HEADS.NUM_CLASSES"]
+    for wrong in ("3", "1"):
+        message = refused("--config-file", str(tiny_config(NAME)), *flag(tiny_set), *opts, wrong)
+        assert f"MODEL.ROI_HEADS.NUM_CLASSES is {wrong}" in message and "2 categories: red, blue" in message
+
+
+@pytest.mark.parametrize(
+    "architecture, heads",
+    [("InstanceFCN", "NoClassifier"), ("GeneralizedRCNN", "NoClassifier"), ("ProposalNetwork", "StandardROIHeads")],
+)
+def test_proposals_of_no_category_take_any_number_of_classes(tiny_config, tiny_set, forget, architecture, heads):
+    forget(NAME)
+    register_from_flags([flag(tiny_set)[1]])
+    opts = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_HEADS.NUM_CLASSES"]
+    for number in ("3", "1"):
+        check_datasets(load_config(str(tiny_config(NAME)), [*opts, number]), [NAME])
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

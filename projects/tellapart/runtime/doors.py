@@ -97,7 +97,7 @@ def _nearest_file(path: str) -> str:
 # the section whose NUM_CLASSES a meta-architecture goes by
 _CLASSES_OF = {
     "GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "FCIS": "ROI_HEADS", "SemiConvColoring": "ROI_HEADS",
-    "RetinaNet": "RETINANET",
+    "InstanceFCN": "ROI_HEADS", "RetinaNet": "RETINANET",
 }  # fmt: skip
 
 
@@ -108,6 +108,8 @@ def check_datasets(cfg: CfgNode, names: list[str]) -> None:
         InputError: names the data set, the file, the annotation or the key.
     """
     section = _CLASSES_OF.get(cfg.MODEL.META_ARCHITECTURE)
+    if section == "ROI_HEADS" and cfg.MODEL.ROI_HEADS.NAME == "NoClassifier":
+        section = None  # proposals of no category are the result
     num_classes = cfg.MODEL[section].NUM_CLASSES if section else None
     for name in dict.fromkeys(names):
         classes = check_dataset(name)
