@@ -239,28 +239,30 @@ def copied_cells(
     """InstanceFCN's copy-paste: cell (i, j) of a window is the feature pixel (i, j) of it, nothing interpolated.
 
     Args:
-        windows: int64 (W, 4): level, index of the image in the batch, row and column of the window's upper left
-            feature pixel, which may lie outside of the map.
+        windows: int64 (W, 6): level, index of the image in the batch, row and column of the window's upper left
+            feature pixel, which may lie outside of the map, and height and width of the part of the map that shows the
+            image: what is right of it and below is the batch's padding.
         shapes: (N, H, W) of each level's maps.
         grid_size: k.
         resolution: m, the window's height and width in feature pixels.
 
     Returns:
-        Rows of the table that the cells read, int64 (W, m, m), and which cells lie on the map, bool (W, m, m). Those
-        that do not read some row of their map.
+        Rows of the table that the cells read, int64 (W, m, m), and which cells lie in the image, bool (W, m, m). Those
+        that do not read some row of their image.
     """
     k, m = grid_size, resolution
     sizes = torch.tensor([[n * h * w * k * k, h, w] for n, h, w in shapes], device=windows.device)
     starts = sizes[:, 0].cumsum(0) - sizes[:, 0]
-    level, image, top, left = windows.unbind(1)
-    height, width = sizes[level, 1][:, None], sizes[level, 2][:, None]
+    level, image, top, left = windows[:, :4].unbind(1)
+    height, width = windows[:, 4:].split(1, 1)
+    map_height, map_width = sizes[level, 1:].split(1, 1)
     cells = torch.arange(m, device=windows.device)
     rows, columns = top[:, None] + cells, left[:, None] + cells
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     rows, columns = torch.minimum(rows.clamp(min=0), height - 1), torch.minimum(columns.clamp(min=0), width - 1)
     bins = _bins(m, k, windows.device)
-    base = starts[level] + image * (height * width)[:, 0] * (k * k)
-    row_part = base[:, None] + rows * width * (k * k) + bins * k
+    base = starts[level, None] + image[:, None] * map_height * map_width * (k * k)
+    row_part = base + rows * map_width * (k * k) + bins * k
     return row_part[:, :, None] + (columns * (k * k) + bins)[:, None, :], inside
 
 

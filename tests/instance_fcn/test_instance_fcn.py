@@ -16,7 +16,9 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 from made_images import annotated, batch, check_instances, losses_of
+from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[2]
 # fmt: off
@@ -108,6 +110,41 @@ def test_bit_masks_and_polygons_train_alike():
     a, b = (losses_of(model(), batch(kind)) for kind in ("bitmask", "polygon"))
     assert a["loss_window_mask"].item() == pytest.approx(b["loss_window_mask"].item(), rel=0.05)
     assert a["loss_objectness"].item() == b["loss_objectness"].item()
+
+
+@pytest.mark.parametrize("variant", ["single", "pyramid", "deepmask head"])
+def test_what_pads_an_image_in_a_batch_does_not_show(variant):
+    """Same losses and proposals as alone, no gradient in the padding, though it says: object, everywhere foreground."""
+    generator = model(variant).proposal_generator
+    size, truth = (61, 70), annotated(61, 70, [[30, 28, 70, 61], [2, 4, 40, 40]])["instances"]
+    cells = [tuple(-(-length // stride) for length in size) for stride in generator.strides]
+    channels = 16 if variant == "deepmask head" else generator.mask_head.grid_size**2
+    g = torch.Generator().manual_seed(0)
+    alone = [[torch.randn((1, c, *shape), generator=g) for shape in cells] for c in (1, channels)]
+    padded = [[F.pad(x, (0, 9, 0, 5), value=30.0) for x in maps] for maps in alone]
+    both = [[torch.cat((x, torch.full_like(x, 30.0))) for x in maps] for maps in padded]
+
+    def run(maps: list[list[torch.Tensor]]) -> tuple[dict, Instances, list[list[torch.Tensor]]]:
+        maps = [[x.clone().requires_grad_() for x in one] for one in maps]
+        logits, shared = [x[:, 0] for x in maps[0]], maps[1]
+        windows = generator.windows_of([size], logits)
+        torch.manual_seed(1)  # samples the same windows
+        with EventStorage(0):
+            losses = generator.losses(logits, shared, windows, [truth])
+        sum(losses.values()).backward()
+        return losses, generator.choose(*generator.best_windows(logits, shared, windows[0]), size), maps
+
+    losses, found, _ = run(alone)
+    batched, same, maps = run(both)
+    assert len(found) and losses["loss_window_mask"] > 0
+    assert losses == batched
+    for name, value in found.get_fields().items():
+        other = same.get(name)
+        assert torch.equal(*(getattr(x, "tensor", x) for x in (value, other))), name
+    for one in maps:
+        assert any(x.grad.any() for x in one)
+        for x, (height, width) in zip(one, cells):
+            assert not x.grad[1].any() and not x.grad[0, :, height:].any() and not x.grad[0, :, :, width:].any()
 
 
 def test_it_learns_one_image():

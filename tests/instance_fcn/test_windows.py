@@ -18,17 +18,16 @@ def copied(maps: list[torch.Tensor], windows: torch.Tensor, k: int, m: int) -> t
 @pytest.mark.parametrize("k", [1, 3, 5, 7])
 @pytest.mark.parametrize("m", [4, 21])
 def test_copying_equals_a_loop_for_every_window(k, m):
-    """Two levels of odd sizes, two images; windows reach over all borders, bins do not divide evenly."""
+    """Two levels of odd sizes, two images, the second smaller than the map; windows reach over all borders, bins do not
+    divide evenly."""
     g = torch.Generator().manual_seed(k)
     maps = [torch.randn((2, k * k, *size), generator=g) for size in ((13, 9), (5, 7))]
-    windows = [
-        centred_windows(level, image, tuple(maps[level].shape[2:]), m) for level in range(2) for image in range(2)
-    ]
-    windows = torch.cat(windows)
-    assert len(windows) == 2 * (13 * 9 + 5 * 7)
+    shown = {(0, 0): (13, 9), (0, 1): (11, 6), (1, 0): (5, 7), (1, 1): (1, 7)}
+    windows = torch.cat([centred_windows(level, image, size, m) for (level, image), size in shown.items()])
+    assert len(windows) == 13 * 9 + 11 * 6 + 5 * 7 + 1 * 7
     values, inside = copied(maps, windows, k, m)
-    for (level, image, top, left), grid, on in zip(windows.tolist(), values, inside):
-        height, width = maps[level].shape[2:]
+    for (level, image, top, left, *_), grid, on in zip(windows.tolist(), values, inside):
+        height, width = shown[level, image]
         for i in range(0, m, 3 if m > 4 else 1):
             for j in range(m):
                 y, x = top + i, left + j
@@ -41,7 +40,7 @@ def test_copying_equals_a_loop_for_every_window(k, m):
 def test_local_coherence(k, m):
     """Windows shifted by a pixel agree on every shared pixel that stays in its bin (the paper's section 3.2)."""
     maps = [torch.randn((1, k * k, 30, 31), generator=torch.Generator().manual_seed(m))]
-    windows = torch.tensor([[0, 0, 4, 3], [0, 0, 4, 4], [0, 0, 5, 3]])
+    windows = torch.tensor([[0, 0, *corner, 30, 31] for corner in ((4, 3), (4, 4), (5, 3))])
     (here, right, below), inside = copied(maps, windows, k, m)
     assert inside.all()
     bins = torch.arange(m) * k // m
@@ -54,9 +53,9 @@ def test_local_coherence(k, m):
 
 def test_copying_has_gradients_and_takes_no_windows():
     maps = [torch.randn(1, 9, 5, 6, requires_grad=True)]
-    values, inside = copied(maps, torch.zeros((0, 4), dtype=torch.int64), 3, 7)
+    values, inside = copied(maps, torch.zeros((0, 6), dtype=torch.int64), 3, 7)
     assert values.shape == inside.shape == (0, 7, 7)
-    values, inside = copied(maps, torch.tensor([[0, 0, -2, -2]]), 3, 7)
+    values, inside = copied(maps, torch.tensor([[0, 0, -2, -2, 5, 6]]), 3, 7)
     (values * inside).sum().backward()
     assert maps[0].grad.sum() == inside.sum() == 25
     assert (maps[0].grad.sum(1) <= 1).all()
@@ -65,11 +64,11 @@ def test_copying_has_gradients_and_takes_no_windows():
 @pytest.mark.parametrize("m, first", [(1, 0), (4, -1), (5, -2), (21, -10)])
 def test_centred_windows(m, first):
     windows = centred_windows(1, 2, (3, 5), m, stride=2)
-    assert windows.tolist() == [[1, 2, first + y, first + x] for y in (0, 2) for x in (0, 2, 4)]
+    assert windows.tolist() == [[1, 2, first + y, first + x, 3, 5] for y in (0, 2) for x in (0, 2, 4)]
 
 
 def test_window_boxes():
-    boxes = window_boxes(torch.tensor([[0, 0, 2, 3], [1, 0, -1, 0]]), [4, 8], 5)
+    boxes = window_boxes(torch.tensor([[0, 0, 2, 3, 9, 9], [1, 0, -1, 0, 9, 9]]), [4, 8], 5)
     assert boxes.tensor.tolist() == [[12, 8, 32, 28], [0, -8, 40, 32]]
 
 

@@ -14,7 +14,8 @@ WINDOW_MASK_HEAD_REGISTRY = Registry("WINDOW_MASK_HEAD")
 WINDOW_MASK_HEAD_REGISTRY.__doc__ = """
 Mask heads by ``MODEL.INSTANCE_FCN.MASK_HEAD``: ``(cfg, in_channels) -> module``. The module has ``resolution``, cells a
 side of its masks; ``forward(features)``, what it computes once for all windows, of a list of maps (N, C, Hi, Wi); and
-``masks(shared, windows)``: logits (W, resolution, resolution) and which cells lie on the map, bool of that shape.
+``masks(shared, windows)``: logits (W, resolution, resolution) and which cells lie in the image, bool of that shape;
+``windows`` as in ``copied_cells``. What lies in a batch's padding must not show in the others.
 """
 
 
@@ -55,7 +56,7 @@ class InstanceSensitiveHead(nn.Module):
         return [self.score_maps(self.conv(feature)) for feature in features]
 
     def masks(self, shared: list[Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
-        """See the registry; ``windows`` as in ``copied_cells``."""
+        """See the registry."""
         shapes = [(m.shape[0], m.shape[2], m.shape[3]) for m in shared]
         indices, inside = copied_cells(windows, shapes, self.grid_size, self.resolution)
         return to_table(shared, self.grid_size)[indices, 0].float(), inside
@@ -91,7 +92,7 @@ class DeepMaskHead(nn.Module):
         return features
 
     def masks(self, shared: list[Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
-        """See the registry. Features outside of the map count as 0."""
+        """See the registry. Features outside of the image count as 0."""
         shapes = [(m.shape[0], m.shape[2], m.shape[3]) for m in shared]
         indices, inside = copied_cells(windows, shapes, 1, self.window_size)
         cells = to_table(shared, 1)[indices] * inside[..., None]

@@ -149,7 +149,7 @@ class InstanceFCNProposals(nn.Module):
         return logits, self.mask_head(maps)
 
     def windows_of(self, image_sizes: list[tuple[int, int]], logits: list[Tensor]) -> list[list[Tensor]]:
-        """The windows of each image, one tensor (W, 4) a level, see ``centred_windows``."""
+        """The windows of each image, one tensor (W, 6) a level, see ``centred_windows``."""
         return [
             [self._windows(level, i, size, m) for level, m in enumerate(logits)] for i, size in enumerate(image_sizes)
         ]
@@ -164,7 +164,7 @@ class InstanceFCNProposals(nn.Module):
     def logits_of(self, logits: list[Tensor], windows: Tensor) -> Tensor:
         """The objectness (W,) at the centres of the windows of one level and image."""
         level, image = windows[0, :2].tolist() if len(windows) else (0, 0)
-        centres = windows[:, 2:] + (self.window_size - 1) // 2
+        centres = windows[:, 2:4] + (self.window_size - 1) // 2
         return logits[level][image, centres[:, 0], centres[:, 1]]
 
     # ------------------------------------------------------------------------------------------------ training
@@ -173,7 +173,7 @@ class InstanceFCNProposals(nn.Module):
         self, logits: list[Tensor], shared: list[Tensor], windows: list[list[Tensor]], targets: list[Instances] | None
     ) -> dict[str, Tensor]:
         """Logistic losses on sampled windows (section 3.4): of objectness, a mean over them; of masks, a mean over the
-        cells on the map of each positive window, and over the positive windows."""
+        cells in the image of each positive window, and over the positive windows."""
         if targets is None:
             raise AssertionError("InstanceFCNProposals needs gt_instances in training")
         chosen, labels, wanted = [], [], []
@@ -221,7 +221,7 @@ class InstanceFCNProposals(nn.Module):
         """The most likely windows of one image, ``topk`` of each level; only these are assembled.
 
         Returns:
-            Their boxes in image pixels, objectness logits (W,), foreground probabilities (W, m, m), 0 off the map.
+            Their boxes in image pixels, objectness logits (W,), foreground probabilities (W, m, m), 0 off the image.
         """
         kept, scores = [], []
         for level_windows in windows:

@@ -12,22 +12,22 @@ def centred_windows(level: int, image: int, size: tuple[int, int], resolution: i
 
     Args:
         level, image: what to write into the first two columns.
-        size: (height, width) of the map, or of its part that shows the image.
+        size: (height, width) of the part of the map that shows the image; the rest is the batch's padding.
         resolution: m, feature pixels; for an even m the centre is the pixel left of and above the middle.
         stride: feature pixels between neighbours.
 
     Returns:
-        int64 (W, 4): level, image, row and column of the upper left feature pixel; row by row.
+        int64 (W, 6): level, image, row and column of the upper left feature pixel, ``size``; row by row.
     """
     half = (resolution - 1) // 2
     rows, columns = (torch.arange(0, length, stride) - half for length in size)
     grid = torch.cartesian_prod(rows, columns).view(-1, 2)
-    head = torch.tensor([[level, image]]).expand(len(grid), 2)
-    return torch.cat((head, grid), 1)
+    head, tail = (torch.tensor([pair]).expand(len(grid), 2) for pair in ((level, image), size))
+    return torch.cat((head, grid, tail), 1)
 
 
 def window_boxes(windows: Tensor, strides: list[int], resolution: int) -> Boxes:
-    """Windows (W, 4) as boxes in image pixels, (W, 4) XYXY; they may reach out of the image."""
+    """Windows (W, 6) as boxes in image pixels, (W, 4) XYXY; they may reach out of the image."""
     scale = torch.tensor(strides, device=windows.device)[windows[:, 0]][:, None]
     corner = windows[:, [3, 2]] * scale
     return Boxes(torch.cat((corner, corner + resolution * scale), 1).float())
