@@ -86,6 +86,32 @@ def test_forward_backward_and_proposals(variant):
         assert (result["instances"].pred_classes > 0).any() == (variant == "classifier")
 
 
+def test_boxes_for_standard_roi_heads():
+    """In a GeneralizedRCNN it is a proposal generator as RPN is: a step trains everything, and inference detects."""
+    net = model(
+        "pyramid", **{"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.ROI_HEADS.NAME": "StandardROIHeads"},
+        **{"MODEL.ROI_HEADS.NUM_CLASSES": 3, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0},
+    )  # fmt: skip
+    seen = []
+    net.roi_heads.register_forward_pre_hook(lambda _, given: seen.extend(given[2]))
+    losses = losses_of(net, batch())
+    parts = {"loss_objectness", "loss_window_mask", "loss_cls", "loss_box_reg", "loss_mask"}
+    assert set(losses) == parts and all(torch.isfinite(loss) for loss in losses.values())
+    assert all(set(found.get_fields()) == {"proposal_boxes", "objectness_logits"} and len(found) for found in seen)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+    with torch.no_grad():
+        for inputs, result in zip(batch(), net.eval()(batch())):
+            found = result["instances"]
+            assert len(found) > 0 and found.pred_masks.shape[1:] == (inputs["height"], inputs["width"])
+
+
+@pytest.mark.parametrize("architecture", ["InstanceFCN", "GeneralizedRCNN", "ProposalNetwork"])
+def test_masks_are_needed(architecture):
+    with pytest.raises(InputError, match="MODEL.MASK_ON is False, but InstanceFCNProposals learns from masks"):
+        model(**{"MODEL.META_ARCHITECTURE": architecture, "MODEL.MASK_ON": False})
+
+
 @pytest.mark.parametrize("variant", ["single", "classifier"])
 def test_a_batch_without_objects_trains_on_background(variant):
     net = model(variant)
@@ -232,7 +258,6 @@ def test_score_by_product():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"MODEL.MASK_ON": False}, "MODEL.MASK_ON is False"),
         ({"MODEL.PROPOSAL_GENERATOR.NAME": "RPN"}, "PROPOSAL_GENERATOR.NAME is RPN, wanted InstanceFCNProposals"),
         ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "ROI_HEADS.NAME is StandardROIHeads, wanted NoClassifier or"),
         ({"TEST_SCALES": [1.0, 0.0]}, "TEST_SCALES is .1.0, 0.0., wanted one or more factors above 0"),

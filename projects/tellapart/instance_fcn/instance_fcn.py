@@ -51,10 +51,8 @@ class InstanceFCN(GeneralizedRCNN):
         """Arguments out of the config.
 
         Raises:
-            InputError: ``MODEL.MASK_ON`` is off, other parts are named, or there are no scales.
+            InputError: other parts are named, or there are no scales.
         """
-        if not cfg.MODEL.MASK_ON:
-            raise InputError("MODEL.MASK_ON is False, but InstanceFCN learns from masks: set it to True")
         parts = {"PROPOSAL_GENERATOR": [InstanceFCNProposals], "ROI_HEADS": [NoClassifier, MaskedROIHeads]}
         for section, classes in parts.items():
             name, wanted = cfg.MODEL[section].NAME, [part.__name__ for part in classes]

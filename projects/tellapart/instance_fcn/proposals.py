@@ -42,6 +42,8 @@ class InstanceFCNProposals(nn.Module):
         post_nms_topk: proposals kept.
         score: ``objectness``, or ``product`` with the mask's mean foreground probability.
         propose_in_training: whether what follows trains on proposals; otherwise none are made then.
+        masks_in_training: whether it reads their windows and masks too, as ``MaskedROIHeads`` does. Other ROI heads
+            want no more fields than RPN's proposals have, since ground truth joins them.
     """
 
     @configurable
@@ -50,7 +52,7 @@ class InstanceFCNProposals(nn.Module):
         window_size: int, window_stride: int, label_rule: str, iou_thresholds: tuple[float, float],
         centre_tolerance: float, size_band: tuple[float, float], mask_thresh: float, batch_size_per_image: int,
         positive_fraction: float, mask_loss_weight: float, topk: int, nms_thresh: float, post_nms_topk: int,
-        score: str, propose_in_training: bool,
+        score: str, propose_in_training: bool, masks_in_training: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         self.in_features = in_features
@@ -63,7 +65,7 @@ class InstanceFCNProposals(nn.Module):
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.mask_loss_weight = mask_loss_weight
         self.topk, self.nms_thresh, self.post_nms_topk, self.score = topk, nms_thresh, post_nms_topk, score
-        self.propose_in_training = propose_in_training
+        self.propose_in_training, self.masks_in_training = propose_in_training, masks_in_training
         self.objectness_conv = Conv2d(input_shapes[0].channels, conv_dim, 3, padding=1, activation=nn.ReLU())
         self.objectness_logits = nn.Conv2d(conv_dim, 1, 1)
         for layer in (self.objectness_conv, self.objectness_logits):
@@ -77,6 +79,8 @@ class InstanceFCNProposals(nn.Module):
         Raises:
             InputError: names the key, what it is and what is wanted.
         """
+        if not cfg.MODEL.MASK_ON:
+            raise InputError("MODEL.MASK_ON is False, but InstanceFCNProposals learns from masks: set it to True")
         options = cfg.MODEL.INSTANCE_FCN
         missing = [name for name in options.IN_FEATURES if name not in input_shape]
         if missing or not options.IN_FEATURES:
@@ -110,6 +114,7 @@ class InstanceFCNProposals(nn.Module):
             "post_nms_topk": options.POST_NMS_TOPK,
             "score": options.SCORE,
             "propose_in_training": cfg.MODEL.ROI_HEADS.NAME != "NoClassifier" or cfg.VIS_PERIOD > 0,
+            "masks_in_training": cfg.MODEL.ROI_HEADS.NAME == "MaskedROIHeads",
         }
 
     def forward(
@@ -123,7 +128,8 @@ class InstanceFCNProposals(nn.Module):
             gt_instances: in training, one an image, with ``gt_boxes`` and ``gt_masks``.
 
         Returns:
-            See :meth:`choose`; in training only for a network that follows, otherwise [].
+            See :meth:`choose`; in training only for a network that follows, otherwise [], and with the fields that it
+            reads: ``proposal_boxes`` and ``objectness_logits``, for ``MaskedROIHeads`` all.
         """
         logits, shared = self.predict(features)
         windows = self.windows_of(images.image_sizes, logits)
@@ -139,6 +145,8 @@ class InstanceFCNProposals(nn.Module):
                 self.choose(*self.best_windows(logits, shared, image), size)
                 for image, size in zip(windows, images.image_sizes)
             ]
+        if self.training and not self.masks_in_training:
+            found = [_boxes_only(one) for one in found]
         return found, losses
 
     def predict(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -260,6 +268,12 @@ class InstanceFCNProposals(nn.Module):
         found.proposal_boxes, found.objectness_logits, found.scores = tight[kept], logits[kept], scores[kept]
         found.windows, found.window_masks = boxes[kept], masks[kept]
         return found
+
+
+def _boxes_only(found: Instances) -> Instances:
+    return Instances(
+        found.image_size, proposal_boxes=found.proposal_boxes, objectness_logits=found.objectness_logits
+    )
 
 
 def tight_window_boxes(masks: Tensor, windows: Boxes) -> Boxes:
