@@ -19,6 +19,38 @@ from .windows import centred_windows, label_by_iou, label_by_place_and_size, win
 
 RULES = ("iou", "deepmask")
 SCORES = ("objectness", "product")
+_COUNTS = (
+    "WINDOW_SIZE", "WINDOW_STRIDE", "CONV_DIM", "DEEPMASK_RESOLUTION", "BATCH_SIZE_PER_IMAGE", "TOPK_PER_LEVEL",
+    "POST_NMS_TOPK",
+)  # fmt: skip
+_SHARES = ("MASK_THRESH", "POSITIVE_FRACTION", "NMS_THRESH")
+
+
+def check_options(options: CfgNode) -> None:
+    """Values of ``cfg.MODEL.INSTANCE_FCN`` that could not work, or would train in silence on something else.
+
+    Raises:
+        InputError: names the key, what it is and what is wanted.
+    """
+
+    def rising(pair: list[float]) -> bool:
+        return len(pair) == 2 and all(isinstance(x, (int, float)) for x in pair) and pair[0] < pair[1]
+
+    size = options.WINDOW_SIZE
+    names = {"MASK_HEAD": dict(WINDOW_MASK_HEAD_REGISTRY), "LABEL_RULE": RULES, "SCORE": SCORES}
+    checks = [(key, options[key] in known, f"one of {list(known)}") for key, known in names.items()]
+    checks += [(key, options[key] >= 1, "1 or more") for key in _COUNTS]
+    checks += [(key, 0 <= options[key] <= 1, "a number from 0 to 1") for key in _SHARES]
+    # with fewer cells than bins some score maps would never be read
+    checks.append(("GRID_SIZE", 1 <= options.GRID_SIZE <= size, f"a number from 1 to the WINDOW_SIZE of {size}"))
+    thresholds, band = options.IOU_THRESHOLDS, options.SIZE_BAND
+    fits = rising(thresholds) and thresholds[0] >= 0 and thresholds[1] <= 1
+    checks.append(("IOU_THRESHOLDS", fits, "two rising numbers from 0 to 1"))
+    checks.append(("SIZE_BAND", rising(band) and band[0] > 0, "two rising numbers above 0"))
+    checks.append(("CENTRE_TOLERANCE", options.CENTRE_TOLERANCE > 0, "a number above 0"))
+    for key, fits, wanted in checks:
+        if not fits:
+            raise InputError(f"MODEL.INSTANCE_FCN.{key} is {options[key]!r}, wanted {wanted}")
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -91,9 +123,7 @@ class InstanceFCNProposals(nn.Module):
         channels = [shape.channels for shape in shapes]
         if len(set(channels)) > 1:
             raise InputError(f"MODEL.INSTANCE_FCN.IN_FEATURES {options.IN_FEATURES} have {channels} channels")
-        for key, wanted in (("LABEL_RULE", RULES), ("SCORE", SCORES)):
-            if options[key] not in wanted:
-                raise InputError(f"MODEL.INSTANCE_FCN.{key} is {options[key]!r}, wanted one of {list(wanted)}")
+        check_options(options)
         return {
             "in_features": options.IN_FEATURES,
             "input_shapes": shapes,
