@@ -15,7 +15,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from made_images import annotated, batch, check_instances, losses_of
 from torch.nn import functional as F
@@ -136,6 +136,21 @@ def test_bit_masks_and_polygons_train_alike():
     a, b = (losses_of(model(), batch(kind)) for kind in ("bitmask", "polygon"))
     assert a["loss_window_mask"].item() == pytest.approx(b["loss_window_mask"].item(), rel=0.05)
     assert a["loss_objectness"].item() == b["loss_objectness"].item()
+
+
+def test_values_of_levels_that_nobody_reads_do_not_count():
+    """Nor if they overflow; their layers get a gradient of 0."""
+    net = model()
+    truth = annotated(64, 64, [[20, 20, 50, 50]])["instances"]
+    images = ImageList.from_tensors([torch.zeros(3, 64, 64)])
+    features = {name: torch.randn(1, 16, size, size) for name, size in (("p2", 16), ("p3", 8))}
+    features["p3"][:] = float("inf")
+    features["p3"].requires_grad_()
+    with EventStorage(0):
+        _, losses = net.proposal_generator(images, features, [truth])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert torch.equal(features["p3"].grad, torch.zeros(1, 16, 8, 8))
 
 
 @pytest.mark.parametrize("variant", ["single", "pyramid", "deepmask head"])

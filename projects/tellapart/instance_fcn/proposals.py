@@ -165,9 +165,10 @@ class InstanceFCNProposals(nn.Module):
         windows = self.windows_of(images.image_sizes, logits)
         losses = self.losses(logits, shared, windows, gt_instances) if self.training else {}
         if self.training:
-            # layers of levels that nobody reads get a gradient too (of 0), or distributed training would stop
-            idle = [m.flatten()[:1] for name, m in features.items() if name not in self.in_features]
-            losses["loss_objectness"] = losses["loss_objectness"] + 0.0 * sum(x.sum() for x in idle)
+            # layers of levels that nobody reads get a gradient too (of 0), or distributed training would stop; sums of
+            # nothing, because 0 times a value that is not finite is not 0
+            idle = [m.flatten()[:0].sum() for name, m in features.items() if name not in self.in_features]
+            losses["loss_objectness"] = losses["loss_objectness"] + sum(idle)
             if not self.propose_in_training:
                 return [], losses
         with torch.no_grad():
