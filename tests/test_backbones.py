@@ -78,6 +78,26 @@ def test_registered_and_frozen():
         build_backbone(cfg)
 
 
+def test_frozen_stages_keep_their_statistics():
+    """Training changes the running statistics of the stages that learn only; names and results stay."""
+    torch.manual_seed(0)
+    learning, frozen = (VGG16Hole(3, ["conv2", "conv3"], "BN", at, width=0.1) for at in (0, 2))
+    learning.train()(10 * torch.randn(2, 3, 16, 16))  # statistics that are not the initial ones
+    frozen.load_state_dict(learning.state_dict())
+    image = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        wanted, found = learning.eval()(image), frozen.eval()(image)
+        for name in wanted:
+            assert torch.allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6)
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    trained = frozen.train()(image)
+    assert torch.allclose(trained["conv2"], wanted["conv2"], rtol=1e-5, atol=1e-6)
+    after = frozen.state_dict()
+    changed = {name.split("_")[0] for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {"conv3"}
+    assert {name.split("_")[0] for name, p in frozen.named_parameters() if p.requires_grad} == {"conv3"}
+
+
 def test_convert_command(tmp_path, monkeypatch, capsys):
     """The checkpoint loads into a model by name, nothing of the backbone missing."""
     source, output = tmp_path / "tv.pth", tmp_path / "vgg16.pth"

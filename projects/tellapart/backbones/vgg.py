@@ -5,7 +5,7 @@ from __future__ import annotations
 import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,7 +26,7 @@ class VGG16Hole(Backbone):
         in_channels: of the image.
         out_features: names of the feature maps to return.
         norm: "" (VGG-16), or "BN", "FrozenBN", ... (VGG-16-BN), as Detectron2's ``get_norm``.
-        freeze_at: stages whose parameters stay as they are: 2 freezes conv1 and conv2.
+        freeze_at: stages whose parameters and batch-norm statistics stay as they are: 2 freezes conv1 and conv2.
         width: channels, relative to VGG's; for tests and small experiments.
     """
 
@@ -50,11 +50,10 @@ class VGG16Hole(Backbone):
                 # a bias before a norm changes nothing, but torchvision's VGG-16-BN has it
                 conv = Conv2d(channels, out_channels, 3, padding=dilation, dilation=dilation, norm=made)
                 weight_init.c2_msra_fill(conv)
+                if stage <= freeze_at:
+                    conv = FrozenBatchNorm2d.convert_frozen_batchnorm(conv.requires_grad_(False))
                 self.add_module(f"conv{stage}_{i}", conv)
                 channels = out_channels
-                if stage <= freeze_at:
-                    for parameter in conv.parameters():
-                        parameter.requires_grad = False
             if f"conv{stage}" in out_features:
                 self._out_feature_channels[f"conv{stage}"] = channels
 
