@@ -63,7 +63,10 @@ def add_config(cfg: CfgNode) -> None:
     # Channels of the branches' first convolutions, and of DeepMaskHead's hidden layer; DeepMaskHead's outputs a side.
     cfg.MODEL.INSTANCE_FCN.CONV_DIM = 512
     cfg.MODEL.INSTANCE_FCN.DEEPMASK_RESOLUTION = 56
-    # "iou": a window is positive from the second IoU with an instance's box on, negative below the first.
+    # "iou": a window is positive from the second IoU with an instance's box on, negative below the first. Windows are
+    # square: with a box of aspect ratio r (longer by shorter side) none has more than 1 / (2 sqrt(r) - 1). So at 0.5
+    # boxes of r > 2.25 never have a positive window, and at 0.3 those of r > 4.7 have negative ones only; the rule
+    # "deepmask" has no such limit.
     cfg.MODEL.INSTANCE_FCN.LABEL_RULE = "iou"
     cfg.MODEL.INSTANCE_FCN.IOU_THRESHOLDS = [0.3, 0.5]
     # "deepmask": positive if the instance's centre is so near in both axes, and its longer side within the band, as
