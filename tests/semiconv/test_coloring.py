@@ -205,6 +205,23 @@ def test_small_instances_are_dropped():
             assert len(found) == count and found.pred_masks.shape == (count, height, 32)
 
 
+def test_at_most_so_many_instances(monkeypatch):
+    """The best ones; of thousands of clusters that bad weights give, masks are made of these only."""
+    logits, phi = two_blocks()
+    both, one = (made(model("TEST.DETECTIONS_PER_IMAGE", count), logits, phi) for count in ("2", "1"))
+    assert torch.equal(both.pred_masks[:1], one.pred_masks) and one.pred_classes.tolist() == [1]
+    noise = torch.randn(8, 6, 8, generator=torch.Generator().manual_seed(0)) * 9
+    clusters = []
+    monkeypatch.setitem(coloring.CLUSTERINGS, "seeds", lambda p, s, n, b: clusters.append(p) or p)
+    net = model("MODEL.COLORING.MIN_PIXELS", "1", "TEST.DETECTIONS_PER_IMAGE", "5")
+    found = made(net, logits, noise)
+    assert len(clusters[0]) > 30 and len(found) == 5
+    net.max_instances = 10**6
+    every = made(net, logits, noise)
+    assert len(every) == len(clusters[0]) and torch.equal(every.scores[:5], found.scores)
+    assert (every.pred_masks.sum(0) <= 1).all()
+
+
 @pytest.mark.parametrize("clustering", ["seeds", "mean_shift", "kmeans"])
 def test_nothing_found(clustering):
     net, (logits, phi) = model("MODEL.COLORING.CLUSTERING", clustering), two_blocks()
@@ -243,6 +260,8 @@ def test_autocast():
         (("MODEL.COLORING.CLUSTERING", "dbscan"), "CLUSTERING is 'dbscan', wanted one of .'kmeans', 'mean_shift', "),
         (("MODEL.COLORING.BANDWIDTH", "0.0"), "COLORING.BANDWIDTH is 0.0, wanted a radius above 0"),
         (("MODEL.SEMICONV.EMBEDDING_DIM", "1"), "EMBEDDING_DIM is 1, wanted at least 2"),
+        (("MODEL.SEMICONV.MIXING", "add"), "SEMICONV.MIXING is 'add', wanted one of .'additive'"),
+        (("MODEL.SEMICONV.PIXELS_PER_UNIT", "0.0"), "PIXELS_PER_UNIT is 0.0, wanted a number above 0"),
     ],
 )
 def test_bad_configs(options, message):

@@ -13,7 +13,7 @@ from tellapart.semiconv.mask_head import kernel_loss
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.modeling import build_model
+from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from made_images import annotated, batch, losses_of
 
@@ -219,6 +219,34 @@ def test_autocast():
     assert all(torch.isfinite(x) for x in losses.values()) and losses["loss_embedding"].dtype == torch.float32
 
 
+def test_places_are_exact_under_autocast():
+    """Half of float32's digits would put a seed at x = 1201 pixels five pixels off."""
+    head, boxes = model(*IMAGE_LEVEL).roi_heads.mask_head, torch.tensor([[1201.0, 700.0, 1241.0, 741.0]])
+    with torch.no_grad():
+        inputs = torch.randn(1, 16, 14, 14), boxes, torch.tensor([1]), torch.zeros(1, 8, 28, 28)
+        own, wanted = head.parts(*inputs)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            _, found = head.parts(*inputs)
+        assert wanted.dtype == found.dtype == torch.float32
+        # the seed moves by the rounding of the logits only
+        torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)
+
+
+def test_heads_of_ones_own():
+    """A subclass gives embeddings too, so its mask head predicts none."""
+
+    @ROI_HEADS_REGISTRY.register()
+    class HeadsOfOnesOwn(SemiConvROIHeads):
+        pass
+
+    try:
+        net = model(*IMAGE_LEVEL, "MODEL.ROI_HEADS.NAME", "HeadsOfOnesOwn")
+        sum(losses_of(net, batch()).values()).backward()
+        assert all(p.grad is not None for p in net.parameters())
+    finally:
+        ROI_HEADS_REGISTRY._obj_map.pop("HeadsOfOnesOwn")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -228,6 +256,12 @@ def test_autocast():
         ((*IMAGE_LEVEL, "MODEL.SEMICONV.SEED", "warm"), "SEMICONV.SEED is 'warm', wanted one of .'soft', 'hard'."),
         ((*IMAGE_LEVEL, "MODEL.SEMICONV.LOSS_LEVELS", "some"), "LOSS_LEVELS is 'some', wanted one of"),
         ((*IMAGE_LEVEL, "MODEL.SEMICONV.EMBEDDING_DIM", "1"), "EMBEDDING_DIM is 1, wanted at least 2"),
+        ((*IMAGE_LEVEL, "MODEL.SEMICONV.CONV_DIM", "0"), "CONV_DIM is 0, wanted 1 or more"),
+        ((*ALONE, "MODEL.SEMICONV.KERNEL", "Laplace"), "KERNEL is 'Laplace', wanted one of .'LaplacianKernel', "),
+        ((*ALONE, "MODEL.SEMICONV.MIXING", "add"), "MIXING is 'add', wanted one of .'additive', 'convolutional'"),
+        ((*ALONE, "MODEL.SEMICONV.SIGMA", "0.0"), "SIGMA is 0.0, wanted a number above 0"),
+        ((*ALONE, "MODEL.SEMICONV.PIXELS_PER_UNIT", "-32.0"), "PIXELS_PER_UNIT is -32.0, wanted a number above 0"),
+        ((*ALONE, "MODEL.SEMICONV.GRADIENT_SCALE", "-0.1"), "GRADIENT_SCALE is -0.1, wanted 0 or more"),
     ],
 )
 def test_bad_configs(options, message):
@@ -245,6 +279,7 @@ def test_configs_build(path):
     """Nothing is allocated. A second stage starts where the first one's config leaves its weights, or from the zoo."""
     cfg = load_config(str(path), ["MODEL.DEVICE", "meta"])
     assert isinstance(build_model(cfg).roi_heads, SemiConvROIHeads)
+    assert list(cfg.MODEL.PIXEL_STD) == [1.0, 1.0, 1.0], "as Detectron2's Mask R-CNNs and MSRA's weights want it"
     first = path.with_name(path.name.replace("semiconv", "mask_rcnn"))
     if first.is_file():
         folder = load_config(str(first), []).OUTPUT_DIR

@@ -184,9 +184,19 @@ def test_steered_bilateral_of_width_one_is_gaussian():
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0])
-def test_widths_must_be_positive(sigma):
+@pytest.mark.parametrize("kernel", [LaplacianKernel, GaussianKernel, SteeredBilateralKernel, SemiConv])
+def test_widths_must_be_positive(kernel, sigma):
     with pytest.raises(ValueError, match="wanted above 0"):
-        LaplacianKernel(sigma)
+        kernel(sigma)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_places_are_float32_of_half_precision(dtype):
+    phi = torch.zeros(1, 2, 3, 334, dtype=dtype)
+    psi = SemiConv(1.0)(phi, 4)
+    assert torch.equal(psi[0], map_coordinates((3, 334), 4))
+    boxes = torch.tensor([[1201.0, 0.0, 1241.0, 40.0]])
+    assert torch.equal(SemiConv(1.0).on_boxes(phi[..., :3], boxes), box_coordinates(boxes, 3))
 
 
 def test_seeds():

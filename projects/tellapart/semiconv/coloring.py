@@ -16,6 +16,7 @@ from .clustering import CLUSTERINGS, nearest
 from .losses import embedding_loss, masks_on_map
 from .mask_head import EmbeddingPredictor
 from .operator import SemiConv, enlarged
+from .options import check_options
 
 _MOST_PIXELS = 4096  # of an image to find centres with; all pixels go to their nearest centre
 
@@ -34,6 +35,7 @@ class SemiConvColoring(nn.Module):
         semiconv: the operator.
         clustering, bandwidth: a name of ``CLUSTERINGS``, and its radius in units of the embedding.
         min_pixels: of an instance, in the input image.
+        max_instances: an image; those of the highest scores.
         embedding_loss_weight: factor on ``loss_embedding``.
         pixel_mean, pixel_std: one number a channel.
     """
@@ -42,12 +44,13 @@ class SemiConvColoring(nn.Module):
     def __init__(
         self, *, backbone: nn.Module, in_feature: str, stride: int, predictor: EmbeddingPredictor,
         categories: nn.Module, semiconv: SemiConv, clustering: str, bandwidth: float, min_pixels: int,
-        embedding_loss_weight: float, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...],
+        max_instances: int, embedding_loss_weight: float, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...],
     ) -> None:  # fmt: skip
         super().__init__()
         self.backbone, self.in_feature, self.stride = backbone, in_feature, stride
         self.predictor, self.categories, self.semiconv = predictor, categories, semiconv
         self.clustering, self.bandwidth, self.min_pixels = clustering, bandwidth, min_pixels
+        self.max_instances = max_instances
         self.embedding_loss_weight = embedding_loss_weight
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -59,6 +62,7 @@ class SemiConvColoring(nn.Module):
         Raises:
             InputError: names the key, what it is and what is wanted.
         """
+        semiconv = check_options(cfg)
         options, backbone = cfg.MODEL.COLORING, build_backbone(cfg)
         shapes: dict[str, ShapeSpec] = backbone.output_shape()
         if options.IN_FEATURE not in shapes:
@@ -76,11 +80,12 @@ class SemiConvColoring(nn.Module):
             "stride": shape.stride,
             "predictor": EmbeddingPredictor.from_cfg(cfg, shape.channels),
             "categories": nn.Conv2d(shape.channels, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1, 3, padding=1),
-            "semiconv": SemiConv(cfg.MODEL.SEMICONV.PIXELS_PER_UNIT, cfg.MODEL.SEMICONV.MIXING),
+            "semiconv": SemiConv(semiconv.PIXELS_PER_UNIT, semiconv.MIXING),
             "clustering": options.CLUSTERING,
             "bandwidth": options.BANDWIDTH,
             "min_pixels": options.MIN_PIXELS,
-            "embedding_loss_weight": cfg.MODEL.SEMICONV.EMBEDDING_LOSS_WEIGHT,
+            "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "embedding_loss_weight": semiconv.EMBEDDING_LOSS_WEIGHT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -116,7 +121,7 @@ class SemiConvColoring(nn.Module):
         chosen = features.pop(self.in_feature)
         logits, phi = self.categories(chosen).float(), self.predictor(chosen).float()
         if self.training:  # in distributed training every parameter must take part, also those of other levels
-            phi = phi + 0.0 * sum(x.flatten()[0] for x in features.values())
+            phi = phi + sum(x.flatten()[:0].sum() for x in features.values())
         return images, logits, phi
 
     def losses(self, images: ImageList, logits: Tensor, phi: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
@@ -168,16 +173,19 @@ class SemiConvColoring(nn.Module):
         labels = torch.full(size, -1, device=psi.device)
         if len(centres):
             labels[foreground] = nearest(psi[:, foreground].T, centres)
-        masks = labels[None] == torch.arange(len(centres), device=psi.device)[:, None, None]
-        masks = masks[masks.flatten(1).sum(1) >= self.min_pixels]
-        shares = torch.einsum("khw,chw->kc", masks.float(), probabilities[:-1])
-        shares = shares / masks.flatten(1).sum(1, keepdim=True).clamp(min=1)
-        scores, classes = shares.max(1)
+        # all clusters as numbers first; a mask of each of thousands, as bad weights give them, would not fit anywhere
+        colored = labels >= 0
+        areas = torch.bincount(labels[colored], minlength=len(centres))
+        shares = psi.new_zeros(len(centres), len(probabilities) - 1)
+        shares.index_add_(0, labels[colored], probabilities[:-1, colored].T)
+        scores, classes = (shares / areas.clamp(min=1)[:, None]).max(1)
+        chosen = (areas >= max(1, self.min_pixels)).nonzero()[:, 0]
+        chosen = chosen[scores[chosen].argsort(descending=True)[: self.max_instances]]
+        masks = labels == chosen[:, None, None]
         wanted = inputs.get("height", size[0]), inputs.get("width", size[1])
         if wanted != size:
             masks = F.interpolate(masks[:, None].float(), wanted, mode="nearest-exact")[:, 0] > 0.5
-        order = scores.argsort(descending=True)
         found = Instances(wanted)
-        found.pred_boxes = tight_boxes(masks[order])
-        found.scores, found.pred_classes, found.pred_masks = scores[order], classes[order], masks[order]
+        found.pred_boxes, found.pred_masks = tight_boxes(masks), masks
+        found.scores, found.pred_classes = scores[chosen], classes[chosen]
         return found[found.pred_boxes.nonempty()]

@@ -22,14 +22,18 @@ def _difference(seeds: Tensor, pixels: Tensor) -> Tensor:
     return pixels - seeds[:, :, None, None]
 
 
+def _positive(sigma: float) -> float:
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}, wanted above 0")
+    return sigma
+
+
 class _LearnedWidth(nn.Module):
     """``log_sigma``: the logarithm of a width, in units of the embedding, so that the width stays above 0."""
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma is {sigma}, wanted above 0")
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(_positive(sigma))))
 
 
 @KERNEL_REGISTRY.register()
@@ -48,7 +52,7 @@ class GaussianKernel(nn.Module):
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
-        self.sigma = sigma
+        self.sigma = _positive(sigma)
 
     def forward(self, seeds: Tensor, pixels: Tensor) -> Tensor:
         """See the head of the file."""
@@ -79,3 +83,6 @@ def hard_seed(logits: Tensor, pixels: Tensor) -> Tensor:
     """The embedding at the most likely pixel; shapes as in :func:`soft_seed`."""
     best = logits.flatten(1).argmax(1)
     return pixels.flatten(2)[torch.arange(len(best), device=best.device), :, best]
+
+
+SEEDS = {"soft": soft_seed, "hard": hard_seed}

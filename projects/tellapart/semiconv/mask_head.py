@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
-from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY, MaskRCNNConvUpsampleHead
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY, MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference, mask_rcnn_loss
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError
-from .kernels import KERNEL_REGISTRY, hard_seed, soft_seed
+from .kernels import KERNEL_REGISTRY, SEEDS, soft_seed
 from .operator import SemiConv, scale_gradient
+from .options import check_options
 
-SEEDS = {"soft": soft_seed, "hard": hard_seed}
 # 1 - K is at least this in the kernel's own loss: two pixels with the same embedding cost and push a finite amount
 _NEVER_SURE = 0.01
 
@@ -41,14 +40,8 @@ class EmbeddingPredictor(nn.Module):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> EmbeddingPredictor:
-        """By ``cfg.MODEL.SEMICONV``.
-
-        Raises:
-            InputError: fewer dimensions than the geometric two.
-        """
-        options = cfg.MODEL.SEMICONV
-        if options.EMBEDDING_DIM < 2:
-            raise InputError(f"MODEL.SEMICONV.EMBEDDING_DIM is {options.EMBEDDING_DIM}, wanted at least 2 (x and y)")
+        """By ``cfg.MODEL.SEMICONV``; see :func:`check_options`."""
+        options = check_options(cfg)
         return cls(in_channels, options.CONV_DIM, options.EMBEDDING_DIM, options.GRADIENT_SCALE)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -93,10 +86,9 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
         Raises:
             InputError: names the key, what it is and what is wanted.
         """
-        options = cfg.MODEL.SEMICONV
-        if options.SEED not in SEEDS:
-            raise InputError(f"MODEL.SEMICONV.SEED is {options.SEED!r}, wanted one of {list(SEEDS)}")
-        of_regions = cfg.MODEL.ROI_HEADS.NAME != "SemiConvROIHeads"
+        options = check_options(cfg)
+        heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
+        of_regions = not getattr(heads, "gives_embeddings", False)
         return {
             **super().from_config(cfg, input_shape),
             "semiconv": SemiConv(options.PIXELS_PER_UNIT, options.MIXING),
@@ -150,9 +142,10 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
         if embeddings is None:
             phi = self.semiconv["predictor"](x)
             embeddings = F.interpolate(phi, own.shape[-2:], mode="bilinear", align_corners=False)
-        psi = self.semiconv["operator"].on_boxes(embeddings.float(), boxes)
         seed = soft_seed if self.training else self.seed
-        return own, self.semiconv["kernel"](seed(own, psi), psi)
+        with torch.autocast(own.device.type, enabled=False):  # places of large images need float32, also in a mean
+            psi = self.semiconv["operator"].on_boxes(embeddings, boxes.float())
+            return own, self.semiconv["kernel"](seed(own, psi), psi)
 
 
 def kernel_loss(log_kernel: Tensor, instances: list[Instances]) -> Tensor:

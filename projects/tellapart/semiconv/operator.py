@@ -73,28 +73,32 @@ class SemiConv(nn.Module):
 
     def __init__(self, pixels_per_unit: float = 32.0, mixing: str = "additive") -> None:
         super().__init__()
+        if not pixels_per_unit > 0:
+            raise ValueError(f"pixels_per_unit is {pixels_per_unit}, wanted above 0")
         self.pixels_per_unit, self.mix = pixels_per_unit, MIXING_REGISTRY.get(mixing)
 
     def forward(self, embeddings: Tensor, stride: float, origin: tuple[float, float] = (0.0, 0.0)) -> Tensor:
         """Psi of maps: Phi (N, D, H, W), D >= 2, to Psi of the same shape. ``stride`` and ``origin``: see
         ``map_coordinates``. Whatever the level, stride and padding (right and below), an image's pixel has one place.
+        Psi of Phi in half precision is float32, as half of it cannot hold the places of a large image.
         """
-        self._check(embeddings)
+        embeddings = self._checked(embeddings)
         places = map_coordinates(embeddings.shape[-2:], stride, origin, embeddings.device)
         return self.mix(embeddings, (places[None] / self.pixels_per_unit).to(embeddings.dtype))
 
     def on_boxes(self, embeddings: Tensor, boxes: Tensor) -> Tensor:
-        """Psi of regions: Phi (R, D, S, S) over boxes (R, 4), XYXY in the input image's pixels."""
-        self._check(embeddings)
+        """Psi of regions: Phi (R, D, S, S) over boxes (R, 4), XYXY in the input image's pixels; see above."""
+        embeddings = self._checked(embeddings)
         if embeddings.shape[-1] != embeddings.shape[-2] or len(boxes) != len(embeddings):
             raise ValueError(f"embeddings {tuple(embeddings.shape)} of boxes {tuple(boxes.shape)}, wanted (R, D, S, S)")
         places = box_coordinates(boxes, embeddings.shape[-1])
         return self.mix(embeddings, (places / self.pixels_per_unit).to(embeddings.dtype))
 
     @staticmethod
-    def _check(embeddings: Tensor) -> None:
+    def _checked(embeddings: Tensor) -> Tensor:
         if embeddings.dim() != 4 or embeddings.shape[1] < 2:
             raise ValueError(f"embeddings are {tuple(embeddings.shape)}, wanted (N, D, H, W) with D >= 2")
+        return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def extra_repr(self) -> str:
         """For ``print(model)``."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..errors import InputError
 from .losses import embedding_loss, masks_on_map
 from .mask_head import EmbeddingPredictor, SemiConvMaskHead
+from .options import check_options
 
-LOSS_LEVELS = ("own", "all")
 _CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4  # ROIPooler's defaults: a box of 224 x 224 pixels belongs to stride 16
 _EMBEDDINGS = "semiconv embeddings"  # where forward() leaves them among the features for the mask branch
 
@@ -35,6 +35,8 @@ class SemiConvROIHeads(StandardROIHeads):
             that is read for it; "all": on each level on which it has two pixels.
         other arguments: of ``StandardROIHeads``; ``mask_head`` must be a ``SemiConvMaskHead``.
     """
+
+    gives_embeddings = True  # the mask head need not predict its own
 
     @configurable
     def __init__(
@@ -59,10 +61,7 @@ class SemiConvROIHeads(StandardROIHeads):
                 f"MODEL.MASK_ON is {cfg.MODEL.MASK_ON}, MODEL.ROI_MASK_HEAD.NAME {options.NAME}, its POOLER_TYPE "
                 f"{options.POOLER_TYPE!r}; SemiConvROIHeads wants True, SemiConvMaskHead and a pooler"
             )
-        if cfg.MODEL.SEMICONV.LOSS_LEVELS not in LOSS_LEVELS:
-            raise InputError(
-                f"MODEL.SEMICONV.LOSS_LEVELS is {cfg.MODEL.SEMICONV.LOSS_LEVELS!r}, wanted one of {list(LOSS_LEVELS)}"
-            )
+        semiconv = check_options(cfg)
         made = super().from_config(cfg, input_shape)
         shapes = [input_shape[name] for name in made["mask_in_features"]]
         scales = [1.0 / shape.stride for shape in shapes]
@@ -72,8 +71,8 @@ class SemiConvROIHeads(StandardROIHeads):
             "embedding_predictor": EmbeddingPredictor.from_cfg(cfg, shapes[0].channels),
             "embedding_pooler": ROIPooler(*sizes),
             "embedding_strides": [shape.stride for shape in shapes],
-            "embedding_loss_weight": cfg.MODEL.SEMICONV.EMBEDDING_LOSS_WEIGHT,
-            "loss_levels": cfg.MODEL.SEMICONV.LOSS_LEVELS,
+            "embedding_loss_weight": semiconv.EMBEDDING_LOSS_WEIGHT,
+            "loss_levels": semiconv.LOSS_LEVELS,
         }
 
     def embed(self, features: dict[str, Tensor]) -> list[Tensor]:
@@ -103,7 +102,7 @@ class SemiConvROIHeads(StandardROIHeads):
                 on_map = masks_on_map(counted.gt_masks, size, stride, phi.shape[-2:]) if len(counted) else empty
                 found.append(on_map.to(phi.device))
         operator = self.mask_head.semiconv["operator"]
-        psi = [operator(phi.float(), stride) for phi, stride in zip(embeddings, self.embedding_strides)]
+        psi = [operator(phi, stride) for phi, stride in zip(embeddings, self.embedding_strides)]
         return embedding_loss(psi, masks) * self.embedding_loss_weight
 
     def _levels(self, boxes: list[Boxes]) -> Tensor:
