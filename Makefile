@@ -34,8 +34,7 @@ train: setup
 
 stages: setup
 	@test -n "$(FIRST)" -a -n "$(SECOND)" || { echo "make stages FIRST=config SECOND=config"; exit 2; }
-	$(PY) train_net.py --resume --config-file $(FIRST) $(OPTS)
-	$(PY) train_net.py --resume --config-file $(SECOND) $(OPTS)
+	$(PY) tools/two_stages.py $(FIRST) $(SECOND) --opts $(OPTS)
 
 worms: setup
 	@echo "== Mask R-CNN with and without semi-convolutional operators on BBBC010, three seeds"

@@ -15,20 +15,22 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tellapart.data.prepared import write_json
 from tellapart.errors import InputError, run_command
-from tellapart.runtime.runs import train
+from tellapart.runtime.runs import in_parallel, train
 
 
-def run_seed(first: Path, second: list[Path], output: Path, seed: int, options: list[str], metric: str) -> list[dict]:
+def run_seed(
+    first: Path, second: list[Path], output: Path, seed: int, options: list[str], metrics: list[str]
+) -> list[dict]:
     """Metrics of the first stage and of each second one from its checkpoint, for one seed."""
     start = output / first.stem / f"seed_{seed}"
-    found = [train(first, start, seed, options, metric)]
+    found = [train(first, start, seed, options, metrics)]
     weights = ["MODEL.WEIGHTS", str(start / "model_final.pth")]
-    return found + [train(c, output / c.stem / f"seed_{seed}", seed, [*options, *weights], metric) for c in second]
+    return found + [train(c, output / c.stem / f"seed_{seed}", seed, [*options, *weights], metrics) for c in second]
 
 
 def table(names: list[str], metrics: list[str], found: list[list[dict]]) -> str:
@@ -53,19 +55,20 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=["segm/AP", "segm/AP50", "segm/AP75"])
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for all runs")
     args = parser.parse_args()
+    names = [config.stem for config in [args.first, *args.second]]
+    for flag, values in (("--first and --second", names), ("--seeds", args.seeds)):
+        if len(set(values)) < len(values):
+            raise InputError(f"{flag} are {values}: each wants a folder of its own")
     for config in [args.first, *args.second]:
         if not config.is_file():
             raise InputError(f"config file {config} does not exist")
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # threads of several runs would wait for each other
         args.opts += ["DATALOADER.NUM_WORKERS", "0"]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        runs = [
-            pool.submit(run_seed, args.first, args.second, args.output, seed, args.opts, args.metrics[0])
-            for seed in args.seeds
-        ]
-        found = [run.result() for run in runs]
-    names = [config.stem for config in [args.first, *args.second]]
+    jobs = [
+        partial(run_seed, args.first, args.second, args.output, seed, args.opts, args.metrics) for seed in args.seeds
+    ]
+    found = in_parallel(jobs, args.jobs)
     by_name = {name: [of_seed[i] for of_seed in found] for i, name in enumerate(names)}
     write_json(args.output / "comparison.json", {"seeds": args.seeds, "runs": by_name})
     print(table(names, args.metrics, found))

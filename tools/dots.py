@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tellapart.data.loader import build_guarded_test_loader
@@ -21,7 +21,7 @@ from tellapart.evaluation.coloring import adjusted_rand_index
 from tellapart.masks import to_rle
 from tellapart.runtime.checkpoint import Checkpointer
 from tellapart.runtime.doors import load_config
-from tellapart.runtime.runs import train
+from tellapart.runtime.runs import in_parallel, train
 from tellapart.visualization.colorings import write_colorings
 
 import numpy as np
@@ -79,9 +79,8 @@ def main() -> None:
     options = ["DATALOADER.NUM_WORKERS", "0", *args.opts]
     configs = {name: _FOLDER / file for name, file in CONFIGS.items()}
     folders = {name: args.output / config.stem for name, config in configs.items()}
-    with ThreadPoolExecutor(len(configs)) as pool:
-        runs = {n: pool.submit(train, configs[n], folders[n], args.seed, options, _METRIC) for n in configs}
-        index = {name: run.result()[_METRIC] / 100 for name, run in runs.items()}
+    jobs = [partial(train, configs[name], folders[name], args.seed, options, [_METRIC]) for name in configs]
+    index = {name: found[_METRIC] / 100 for name, found in zip(configs, in_parallel(jobs, len(jobs)))}
     trained = {
         name: load_config(str(config), [*options, "MODEL.WEIGHTS", str(folders[name] / "model_final.pth")])
         for name, config in configs.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -11,8 +12,11 @@ class InputError(ValueError):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs `main()` of a script; of an InputError it prints the message, no traceback, and exits with code 1."""
+    """Runs `main()` of a script; of an InputError it prints the message, no traceback, and exits with code 1, of Ctrl-C
+    with code 130."""
     try:
         main()
     except InputError as error:
         sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from tellapart.runtime import runs
+from tellapart.runtime.doors import load_config
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 # The "result" is seed * 10 + the length of the config's name; the weights say what they were made of.
 STUB = """
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 config = pathlib.Path(sys.argv[sys.argv.index("--config-file") + 1])
 pairs = sys.argv[sys.argv.index("--config-file") + 2:]
 options = dict(zip(pairs[::2], pairs[1::2]))
 folder = pathlib.Path(options["OUTPUT_DIR"])
+if "slow" in config.read_text():
+    (folder / "config.yaml").touch()
+    time.sleep(60)
 print("seen", json.dumps({"argv": sys.argv[1:], "threads": os.environ.get("OMP_NUM_THREADS")}))
 if "broken" in config.read_text():
     sys.exit(7)
@@ -35,7 +45,7 @@ def made(tmp_path, monkeypatch) -> Path:
     """A folder with the configs first, second and other, as its stand-in reads them."""
     (tmp_path / "stub.py").write_text(STUB)
     for name in ("first", "second", "other"):
-        (tmp_path / f"{name}.yaml").write_text("")
+        (tmp_path / f"{name}.yaml").write_text("VERSION: 2\n")
     monkeypatch.setattr(runs, "TRAIN_NET", tmp_path / "stub.py")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # put back what the tools change
     return tmp_path
@@ -112,11 +122,11 @@ def test_several_at_once_take_a_thread_each(compare, made, monkeypatch):
 
 
 def test_failures_are_named(compare, made):
-    (made / "second.yaml").write_text("broken")
+    (made / "second.yaml").write_text("# broken")
     console = made / "out" / "second" / "seed_1" / "console.txt"
     assert compare("--seeds", "1") == f"exit: {made / 'second.yaml'} with seed 1 failed (exit 7): see {console}"
-    (made / "second.yaml").write_text("ari")
-    why = "with seed 1 was not evaluated with segm/AP: see"
+    (made / "second.yaml").write_text("VERSION: 2  # ari")
+    why = "with seed 1 was not evaluated with segm/AP and segm/AP50: see"
     assert compare("--seeds", "1") == f"exit: {made / 'second.yaml'} {why} {console}"
     missing = made / "none.yaml"
     assert compare(second=("second", "none")) == f"exit: config file {missing} does not exist"
@@ -124,9 +134,67 @@ def test_failures_are_named(compare, made):
 
 
 def test_final_metrics(tmp_path):
-    assert runs.final_metrics(tmp_path, "segm/AP") is None
-    (tmp_path / "metrics.json").write_text('{"segm/AP": 1.0}\n{"segm/AP": 2.0}\n{"total_loss": 0.1}\n')
-    assert runs.final_metrics(tmp_path, "segm/AP") is None, "without final weights the run is not done"
+    assert runs.final_metrics(tmp_path, ["segm/AP"]) is None
+    (tmp_path / "metrics.json").write_text('{"segm/AP": 1.0}\n{"segm/AP": 2.0}\n{"total_loss": 0.1}\n{"segm/A')
+    assert runs.final_metrics(tmp_path, ["segm/AP"]) is None, "without final weights the run is not done"
     (tmp_path / "model_final.pth").touch()
-    assert runs.final_metrics(tmp_path, "segm/AP") == {"segm/AP": 2.0}
-    assert runs.final_metrics(tmp_path, "bbox/AP") is None
+    assert runs.final_metrics(tmp_path, ["segm/AP"]) == {"segm/AP": 2.0}
+    assert runs.final_metrics(tmp_path, ["segm/AP", "bbox/AP"]) is None
+
+
+def test_another_run_is_not_taken_for_the_one_asked_for(compare, made):
+    compare("--seeds", "1", "--opts", "SOLVER.MAX_ITER", "5")
+    folder = made / "out" / "first" / "seed_1"
+    asked = ["SOLVER.MAX_ITER", "5", "SEED", "1", "OUTPUT_DIR", "elsewhere", "MODEL.DEVICE", "cuda"]
+    (folder / "config.yaml").write_text(load_config(str(made / "first.yaml"), asked).dump())
+    assert "| first | 15.0" in compare("--seeds", "1", "--opts", "SOLVER.MAX_ITER", "5")
+    printed = compare("--seeds", "1", "--opts", "SOLVER.MAX_ITER", "900")
+    assert printed.startswith(f"exit: {folder} has a run with SOLVER.MAX_ITER 5, but 900 is asked for: remove")
+    more = compare("--seeds", "1", "--opts", "SOLVER.MAX_ITER", "900", "MODEL.WEIGHTS", "a.pth")
+    assert "(and 1 other keys)" in more
+    assert len(seen(folder)) == 1
+
+
+def test_equal_names_and_seeds_are_refused(compare):
+    assert "--first and --second are ['first', 'second', 'second']" in compare(second=("second", "second"))
+    assert "--seeds are [1, 2, 1]" in compare("--seeds", "1", "2", "1")
+
+
+def test_a_failure_stops_the_others(compare, made):
+    """Not a minute later, when the slow seed would be done; the third never starts."""
+    config = made / "first.yaml"
+    stub = (made / "stub.py").read_text().replace('"slow" in config', "options['SEED'] == '1' and config")
+    (made / "stub.py").write_text(stub.replace('"broken" in config', "options['SEED'] == '2' and config"))
+    config.write_text("# not empty")
+    start = time.monotonic()
+    assert "first.yaml with seed 2 failed (exit 7)" in compare("--seeds", "1", "2", "3", "--jobs", "2")
+    assert time.monotonic() - start < 30
+    assert not (made / "out" / "first" / "seed_3").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all(made, number):
+    """Of Ctrl-C the terminal tells the children too, of SIGTERM nobody does."""
+    (made / "first.yaml").write_text("# slow")
+    driver = made / "driver.py"
+    driver.write_text(
+        "import pathlib, runpy, sys\nfrom tellapart.runtime import runs\n"
+        f"runs.TRAIN_NET = pathlib.Path({str(made / 'stub.py')!r})\nsys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [sys.executable, str(driver), str(ROOT / "tools" / "compare_seeds.py"), "--jobs", "2", "--output", "out"]
+    command += ["--first", "first.yaml", "--second", "second.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    tool = subprocess.Popen(command, cwd=made, env=environment, start_new_session=True, **pipes)
+    started = [made / "out" / "first" / f"seed_{seed}" / "config.yaml" for seed in (1, 2)]
+    deadline = time.monotonic() + 60
+    while not all(path.exists() for path in started):
+        assert tool.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(tool.pid, number) if number == signal.SIGINT else tool.send_signal(number)
+    _, errors = tool.communicate(timeout=30)
+    assert tool.returncode == 128 + number and "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):  # no child is left
+        os.killpg(tool.pid, 0)
+    assert not (made / "out" / "first" / "seed_3").exists()

@@ -65,6 +65,13 @@ def test_unknown_key_names_the_nearest(refused, tiny_config):
     assert str(config) in message and "SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?" in message
 
 
+@pytest.mark.parametrize("content", ["", "# nothing", "SOLVER", "- SOLVER"])
+def test_config_without_keys(refused, tiny_config, content):
+    config = tiny_config(NAME)
+    config.write_text(content)
+    assert f"{config} has no keys" in refused("--config-file", str(config))
+
+
 def test_value_of_another_type_and_odd_options(refused, tiny_config):
     config = str(tiny_config(NAME))
     assert "SOLVER.MAX_ITER" in refused("--config-file", config, "SOLVER.MAX_ITER", "many")

@@ -38,20 +38,20 @@ def test_both_runs_the_picture_and_the_last_line(tmp_path, opts, monkeypatch, ru
     """With untrained networks, which differ in nothing but the mixing."""
     started, output = {}, tmp_path / "out"
 
-    def train(config: Path, folder: Path, seed: int, options: list[str], metric: str) -> dict[str, float]:
+    def train(config: Path, folder: Path, seed: int, options: list[str], metrics: list[str]) -> dict:
         cfg = load_config(str(config), options)
         folder.mkdir(parents=True)
         torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
-        started[folder.name] = (seed, metric, cfg.dump())
-        return {metric: 3.1449 if "convolutional" in config.name else 99.96}
+        started[folder.name] = (seed, metrics, cfg.dump())
+        return {metrics[0]: 3.1449 if "convolutional" in config.name else 99.96}
 
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # put back what the tool changes
     given = ("--output", str(output), "--num-images", "2", "--seed", "4")
     lines = run_tool("dots.py", *given, "--opts", *opts).splitlines()
     assert lines[-2:] == [f"wrote {output / 'dots.png'}", "ARI convolutional=0.031 semi-convolutional=1.000"]
-    (seed, metric, semi), (*same, plain) = started["coloring_dots"], started["coloring_dots_convolutional"]
-    assert [seed, metric] == same == [4, "coloring/ARI"]
+    (seed, metrics, semi), (*same, plain) = started["coloring_dots"], started["coloring_dots_convolutional"]
+    assert [seed, metrics] == same == [4, ["coloring/ARI"]]
     assert plain.replace("coloring_dots_convolutional", "coloring_dots").replace(
         "MIXING: convolutional", "MIXING: additive"
     ) == semi != plain  # fmt: skip
@@ -67,9 +67,9 @@ def test_a_run_that_fails_is_named(tmp_path, monkeypatch, run_tool):
     monkeypatch.setattr(runs, "TRAIN_NET", tmp_path / "stub.py")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # put back what the tool changes
     printed = run_tool("dots.py", "--output", str(tmp_path / "out"))
-    assert "coloring_dots_convolutional.yaml with seed 1 failed (exit 3): see " in printed
+    assert "coloring_dots" in printed and ".yaml with seed 1 failed (exit 3): see " in printed
     with pytest.raises(InputError, match="exit 3"):
-        runs.train(tmp_path / "a.yaml", tmp_path / "a", 1, [], "coloring/ARI")
+        runs.train(tmp_path / "a.yaml", tmp_path / "a", 1, [], ["coloring/ARI"])
 
 
 def labelled(labels: list[str]) -> np.ndarray:

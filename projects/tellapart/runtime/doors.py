@@ -59,7 +59,9 @@ def _merge(merge, cfg: CfgNode, source: str) -> None:
         raise InputError(f"{source} is not valid YAML: {error}") from error
     except FileNotFoundError as error:
         raise InputError(f"{source}: its _BASE_ {error.filename} does not exist") from error
-    except (KeyError, AssertionError, ValueError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{source} has no keys: it, or a _BASE_ of it, is empty or a plain value ({error})") from error
+    except (KeyError, AssertionError, ValueError) as error:
         text = str(error.args[0] if error.args else error)
         unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
         if unknown is None:
