@@ -54,8 +54,8 @@ def spreads(embeddings: Tensor, masks: list[Tensor]) -> Tensor:
 
 
 def embedding_loss(embeddings: list[Tensor], masks: list[list[Tensor]]) -> Tensor:
-    """The mean of ``spreads`` over all instances of all maps. Equation 5 is their sum; the mean does not outweigh the other
-    losses in a crowded image.
+    """The mean of ``spreads`` over all instances of all maps. Equation 5 is their sum; the mean does not outweigh the
+    other losses in a crowded image.
 
     Args:
         embeddings: Psi of each map, (N, D, Hi, Wi).
