@@ -65,4 +65,5 @@ def embedding_loss(embeddings: list[Tensor], masks: list[list[Tensor]]) -> Tenso
         A scalar, float32; 0 (with a gradient of 0) without instances.
     """
     found = torch.cat([spreads(psi, of_map) for psi, of_map in zip(embeddings, masks)])
-    return found.sum() / max(1, len(found)) + 0.0 * sum(psi.float().sum() for psi in embeddings)
+    # a gradient of 0 without instances, from no value: 0 times one that is infinite would be no number
+    return found.sum() / max(1, len(found)) + sum(psi.float().flatten()[:0].sum() for psi in embeddings)
