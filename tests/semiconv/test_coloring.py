@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from tellapart import InputError, add_config
@@ -154,7 +155,7 @@ def test_instances_are_disjoint_and_in_the_size_wanted(options):
         assert len(found) > 1
         check_instances(found, (one["height"], one["width"]))
         assert found.pred_masks.sum(0).max() == 1 and set(found.pred_classes.tolist()) <= {0, 1, 2}
-        assert ((found.scores > 0.25) & (found.scores <= 1)).all()
+        assert ((found.scores > 0) & (found.scores <= 1)).all()
         if "kmeans" in options:
             assert len(found) <= 5
     kept = color(net, {k: v for k, v in inputs[0].items() if k not in ("height", "width")})
@@ -180,15 +181,22 @@ def two_blocks() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("clustering", ["seeds", "mean_shift", "kmeans"])
 def test_two_blocks(clustering, monkeypatch):
-    """Categories, scores by the pixels' mean probability, the best first; alike from a sample of the pixels."""
+    """Categories, scores by the pixels' probabilities and affinities, the best first; alike from a sample of the
+    pixels."""
     net, (logits, phi) = model("MODEL.COLORING.CLUSTERING", clustering), two_blocks()
+    cluster, centres = coloring.CLUSTERINGS[clustering], []
+    monkeypatch.setitem(coloring.CLUSTERINGS, clustering, lambda *args: centres.append(cluster(*args)) or centres[-1])
     found = made(net, logits, phi, num_instances=2)
     assert found.pred_classes.tolist() == [1, 0]
     full = F.interpolate(logits[None], scale_factor=4, mode="bilinear")[0].softmax(0)
     for mask, category, score in zip(found.pred_masks, (1, 0), found.scores):
         expected = full.argmax(0) == category
         assert torch.equal(mask, expected)
-        assert score.item() == pytest.approx(full[category][expected].mean().item(), rel=1e-5)
+        total = 0.0
+        for y, x in expected.nonzero().tolist():
+            distance = (centres[0] - net.embed(phi, (24, 32))[:, y, x]).norm(dim=1).min()
+            total += full[category, y, x].item() * math.exp(-distance / 0.25)
+        assert score.item() == pytest.approx(total / expected.sum().item(), rel=1e-4)
     monkeypatch.setattr(coloring, "_MOST_PIXELS", 10)
     turned = net.color({"num_instances": 2}, (32, 24), logits.mT, phi[[1, 0, *range(2, 8)]].mT)  # one below the other
     assert torch.equal(turned.pred_masks.mT, found.pred_masks)

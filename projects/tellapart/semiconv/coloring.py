@@ -100,8 +100,9 @@ class SemiConvColoring(nn.Module):
 
         Returns:
             In training ``loss_category`` and ``loss_embedding``; otherwise ``{"instances": ...}`` for each image:
-            ``pred_boxes``, ``scores`` (mean probability of the category over the pixels), ``pred_classes``,
-            ``pred_masks`` bool (N, H, W), disjoint.
+            ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` bool (N, H, W), disjoint. The score is the mean
+            over the pixels of the category's probability times exp(-distance to the cluster's centre / bandwidth): of
+            an instance that fell apart the pieces are not as sure of their place as their pixels of their category.
         """
         images, logits, phi = self.maps(batched_inputs)
         if self.training:
@@ -177,7 +178,8 @@ class SemiConvColoring(nn.Module):
         colored = labels >= 0
         areas = torch.bincount(labels[colored], minlength=len(centres))
         shares = psi.new_zeros(len(centres), len(probabilities) - 1)
-        shares.index_add_(0, labels[colored], probabilities[:-1, colored].T)
+        affinity = (-(psi[:, colored].T - centres[labels[colored]]).norm(dim=1) / self.bandwidth).exp()
+        shares.index_add_(0, labels[colored], probabilities[:-1, colored].T * affinity[:, None])
         scores, classes = (shares / areas.clamp(min=1)[:, None]).max(1)
         chosen = (areas >= max(1, self.min_pixels)).nonzero()[:, 0]
         chosen = chosen[scores[chosen].argsort(descending=True)[: self.max_instances]]
