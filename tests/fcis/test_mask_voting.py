@@ -196,6 +196,18 @@ def test_an_average_at_the_threshold_is_foreground(voters, image_size):
     assert len(MaskVoting()(boxes, scores, masks, image_size)) == 0
 
 
+def test_votes_are_counted_in_full_precision_under_autocast():
+    """Two of five equal votes again: in bfloat16 they would not reach the threshold."""
+    boxes, scores = torch.tensor([[0.0, 0, 4, 3]]).expand(300, 4), torch.full((300, 1), 0.1)
+    masks = torch.zeros(300, 2, 2)
+    masks[:120] = 1
+    others = random_candidates(60, 3, (40, 50), clusters=5)
+    whole = MaskVoting()(*others, (40, 50))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert MaskVoting()(boxes, scores, masks, (6, 7)).pred_masks.sum() == 12
+        assert torch.equal(MaskVoting()(*others, (40, 50)).pred_masks, whole.pred_masks)
+
+
 def test_voters_weigh_by_the_score_of_the_category():
     """The same two boxes, categories that trust one mask each, or both: shares of the left half 2/3, 1/6, 0.6."""
     boxes = torch.tensor([[0.0, 0, 8, 4], [0, 0, 8, 4]])

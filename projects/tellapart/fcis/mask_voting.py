@@ -91,22 +91,24 @@ def vote(masks: Tensor, boxes: Tensor, weights: Tensor, image_size: tuple[int, i
     x0, x1 = _whole_pixels(boxes[:, 0], boxes[:, 2], width)
     y0, y1 = _whole_pixels(boxes[:, 1], boxes[:, 3], height)
     voters = (weights > 0).any(0)
-    side = _TILE if masks.device.type == "cpu" else _TILE_GPU
-    for top in range(0, height, side):
-        bottom = min(top + side, height)
-        in_row = voters & (y0 < bottom) & (y1 > top)
-        for left in range(0, width, side):
-            right = min(left + side, width)
-            there = (in_row & (x0 < right) & (x1 > left)).nonzero().flatten()
-            concerned = (weights[:, there] > 0).any(1).nonzero().flatten()
-            if not len(concerned):
-                continue
-            rows = _interpolation(y0[there], y1[there], masks.shape[1], top, bottom)
-            columns = _interpolation(x0[there], x1[there], masks.shape[2], left, right)
-            binary = rows @ masks[there] @ columns.transpose(1, 2) >= threshold - _ROUNDING
-            share = weights[concerned][:, there] @ binary.flatten(1).to(weights.dtype)
-            chosen = (share >= threshold - _ROUNDING).view(-1, bottom - top, right - left)
-            voted[concerned, top:bottom, left:right] = chosen
+    # in half precision shares at the threshold, and pixels at a mask's edge, would fall on either side
+    with torch.autocast(masks.device.type, enabled=False):
+        side = _TILE if masks.device.type == "cpu" else _TILE_GPU
+        for top in range(0, height, side):
+            bottom = min(top + side, height)
+            in_row = voters & (y0 < bottom) & (y1 > top)
+            for left in range(0, width, side):
+                right = min(left + side, width)
+                there = (in_row & (x0 < right) & (x1 > left)).nonzero().flatten()
+                concerned = (weights[:, there] > 0).any(1).nonzero().flatten()
+                if not len(concerned):
+                    continue
+                rows = _interpolation(y0[there], y1[there], masks.shape[1], top, bottom)
+                columns = _interpolation(x0[there], x1[there], masks.shape[2], left, right)
+                binary = rows @ masks[there] @ columns.transpose(1, 2) >= threshold - _ROUNDING
+                share = weights[concerned][:, there] @ binary.flatten(1).to(weights.dtype)
+                chosen = (share >= threshold - _ROUNDING).view(-1, bottom - top, right - left)
+                voted[concerned, top:bottom, left:right] = chosen
     return voted
 
 
