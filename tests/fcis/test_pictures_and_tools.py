@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+from tellapart.errors import InputError
 from tellapart.visualization.score_maps import draw_fcis_region
 
 import cv2
@@ -42,8 +44,18 @@ def test_picture_of_a_region(variant, tmp_path):
 
 def test_picture_without_a_proposal(tmp_path):
     fcis = model(**{"MODEL.RPN.POST_NMS_TOPK_TEST": 0}).eval()
-    with pytest.raises(ValueError, match="give a box"):
+    with pytest.raises(InputError, match="give a box"):
         draw_fcis_region(tmp_path / "a.png", fcis, annotated(64, 80, []))
+
+
+def test_picture_of_a_box_beside_the_image(tmp_path):
+    fcis, inputs = model("FPN").eval(), annotated(64, 80, [])
+    for box in ((10, 10, 10, 30), (40, 10, 20, 30), (90, 10, 95, 30), (math.nan, 10, 20, 30)):
+        with pytest.raises(InputError, match="has no area in the image, at the test size 80 x 64 pixels"):
+            draw_fcis_region(tmp_path / "a.png", fcis, inputs, box)
+    for name, box in (("whole.png", (0, 0, 80, 64)), ("larger.png", (-1e9, -1e9, 1e9, 1e9))):  # what reaches out is cut
+        draw_fcis_region(tmp_path / name, fcis, inputs, box)
+    assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "larger.png").read_bytes()
 
 
 def test_draw_score_maps_command(run_tool, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes
 
+from ..errors import InputError
 from ..fcis import FCIS
 from ..instance_fcn import InstanceFCN
 from ..instance_fcn.windows import window_boxes
@@ -37,17 +38,28 @@ def draw_fcis_region(
         inputs: one image as the model takes it: ``image`` (3, H, W) in the model's ``input_format``.
         box: XYXY in pixels of ``inputs["image"]``; None: the candidate of the highest score.
         class_names: of the categories; None: their numbers.
+
+    Raises:
+        InputError: nothing of the box is in the image, or without a box the model proposes none.
     """
     heads = model.roi_heads
     images = model.preprocess_image([inputs])
+    height, width = images.image_sizes[0]
     features = model.backbone(images.tensor)
     maps = heads.position_sensitive_maps([features[name] for name in heads.in_features])
     if box is None:
         proposals, _ = model.proposal_generator(images, features, None)
         found = heads.candidates(maps, proposals)[0]
         if not len(found):
-            raise ValueError("the model proposes no region in this image: give a box")
+            raise InputError("the model proposes no region in this image: give a box")
         box = found.proposal_boxes.tensor[found.scores.max(1).values.argmax()].tolist()
+    else:
+        given, box = box, [min(max(v, 0.0), float(end)) for v, end in zip(box, (width, height) * 2)]
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise InputError(
+                f"box {tuple(given)} has no area in the image, at the test size {width} x {height} pixels; wanted "
+                "X0 < X1, Y0 < Y1 and some of it inside"
+            )
     boxes = Boxes(torch.tensor([box], dtype=torch.float32, device=model.device))
     rois, levels = heads.regions([boxes])
     grids, _ = heads.assemble(maps, rois, levels)
@@ -59,7 +71,6 @@ def draw_fcis_region(
     level = 0 if levels is None else int(levels[0])
     tiles = _maps_of_category(maps, level, category, heads.grid_size)  # (2, k, k, H, W)
     stride = 1 / heads.scales[level]
-    height, width = images.image_sizes[0]
     tiles = tiles[..., : max(1, round(height / stride)), : max(1, round(width / stride))]
     limit = max(float(np.abs(tiles).max()), 1e-6)
     picture = picture_of(inputs["image"], model.input_format)
