@@ -60,6 +60,8 @@ def test_configs_build(path):
     assert heads.box_maps.out_channels == bins * 4
     assert heads.scales == ([1 / 8, 1 / 16, 1 / 32] if "FPN" in path.stem else [1 / 16])
     assert heads.convs[0].out_channels == (256 if "FPN" in path.stem else 1024)
+    # the authors' own runs, both sets: the new convolution learns faster
+    assert cfg.SOLVER.LR_FACTORS == ([["roi_heads.convs", 3.0]] if "R_101" in path.stem else [])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
