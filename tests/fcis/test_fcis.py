@@ -92,6 +92,21 @@ def test_a_batch_without_objects_trains_on_background(variant):
     assert all(p.grad is not None for p in fcis.parameters())
 
 
+def test_a_level_that_nobody_reads_takes_part():
+    """Given proposals p2 is idle; in distributed training a parameter without gradient stops the run."""
+    given = {"MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4"], "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"}
+    fcis = model("FPN", **given)
+    inputs = annotated(64, 80, [[4, 4, 52, 40]])
+    inputs["proposals"] = proposed((64, 80), [[10, 8, 30, 40]])
+    with torch.no_grad():
+        fcis.backbone.fpn_output2.bias.fill_(torch.inf)  # nor does what is not finite in it spoil the losses
+    losses = losses_of(fcis, [inputs])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    for name, parameter in fcis.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
 @pytest.mark.parametrize("boxes", [[], [[10, 10, 10, 10], [5, 5, 5, 40], [80, 64, 80, 64]]], ids=["none", "degenerate"])
 @pytest.mark.parametrize("objects", [[], [[4, 4, 52, 40]]], ids=["no objects", "an object"])
 def test_given_proposals_that_are_none_or_degenerate(boxes, objects):

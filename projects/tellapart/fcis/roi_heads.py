@@ -164,7 +164,12 @@ class FCISROIHeads(ROIHeads):
         proposals = self.label_and_sample_proposals(proposals, targets)
         if self.ohem:
             proposals = self.hardest_proposals(maps, proposals)
-        return proposals, self.losses(maps, proposals)
+        losses = self.losses(maps, proposals)
+        # layers of levels that nobody reads get a gradient too (of 0), or distributed training would stop; sums of
+        # nothing, because 0 times a value that is not finite is not 0
+        idle = [feature[:0].sum() for name, feature in features.items() if name not in self.in_features]
+        losses["loss_cls"] = losses["loss_cls"] + sum(idle)
+        return proposals, losses
 
     def position_sensitive_maps(self, features: list[Tensor]) -> PositionSensitiveMaps:
         """Features (N, C, Hi, Wi), one a level, to the two sets of maps."""
