@@ -97,7 +97,7 @@ def _peak_mib() -> float:
 def _peak_of_scoring(chunk_size: int, pipe) -> None:
     cfg = get_cfg()
     add_config(cfg)
-    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON = "FCIS", True
     cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.FCIS.CHUNK_SIZE = ["res5"], chunk_size
     heads = FCISROIHeads(cfg, {"res5": ShapeSpec(channels=64, stride=STRIDE)}).eval()
     with torch.no_grad():

@@ -21,7 +21,7 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.FCIS = CfgNode()
     # k: score maps for k x k relative positions. 1: no position, the paper's translation-invariant ablation.
     cfg.MODEL.FCIS.GRID_SIZE = 7
-    # m: a region is assembled on m x m cells.
+    # m: a region is assembled on m x m cells, m at least k.
     cfg.MODEL.FCIS.RESOLUTION = 21
     # "aligned": bilinear, nothing rounded; "pool": the official rounding and averaging (for the official weights).
     cfg.MODEL.FCIS.SAMPLING = "aligned"
@@ -31,7 +31,7 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.FCIS.NORM = ""
     # Train on the ROI_HEADS.BATCH_SIZE_PER_IMAGE regions of highest loss (of all), instead of a sample of that size.
     cfg.MODEL.FCIS.OHEM = False
-    # Factors on the losses of masks and boxes; that of categories has 1.
+    # Factors on the losses of masks and boxes (instead of ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT); categories have 1.
     cfg.MODEL.FCIS.SEG_LOSS_WEIGHT = 10.0
     cfg.MODEL.FCIS.BOX_LOSS_WEIGHT = 1.0
     # A cell of a mask target is foreground from this share on; a predicted mask from this probability, and a voted one
@@ -39,7 +39,7 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.FCIS.MASK_THRESH = 0.4
     # Inference: 2 scores the proposals and the boxes regressed from them.
     cfg.MODEL.FCIS.NUM_ROUNDS = 2
-    # Inference: candidates of at least this box IoU with a detection vote on its mask.
+    # Inference: candidates of at least this box IoU with a detection vote on its mask; 1: it alone, and its equals.
     cfg.MODEL.FCIS.VOTE_IOU = 0.5
     # Inference: regions assembled at once; a matter of memory only.
     cfg.MODEL.FCIS.CHUNK_SIZE = 100

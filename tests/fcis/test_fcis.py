@@ -232,6 +232,18 @@ def test_bfloat16_autocast_stays_near_float32():
         ({"MODEL.FCIS.GRID_SIZE": 0}, "MODEL.FCIS.GRID_SIZE is 0, wanted 1 or more"),
         ({"MODEL.FCIS.CONV_KERNEL": 2}, "MODEL.FCIS.CONV_KERNEL is 2, wanted an odd number"),
         ({"MODEL.FCIS.MASK_THRESH": 1.0}, "MODEL.FCIS.MASK_THRESH is 1.0, wanted more than 0 and less than 1"),
+        ({"MODEL.FCIS.VOTE_IOU": 0.0}, "MODEL.FCIS.VOTE_IOU is 0.0, wanted more than 0 and at most 1"),
+        ({"MODEL.FCIS.VOTE_IOU": float("nan")}, "MODEL.FCIS.VOTE_IOU is nan, wanted more than 0 and at most 1"),
+        ({"MODEL.FCIS.RESOLUTION": 6}, "RESOLUTION is 6, wanted at least MODEL.FCIS.GRID_SIZE, 7"),
+        ({"MODEL.FCIS.SEG_LOSS_WEIGHT": -1.0}, "MODEL.FCIS.SEG_LOSS_WEIGHT is -1.0, wanted 0 or more"),
+        ({"MODEL.FCIS.BOX_LOSS_WEIGHT": float("inf")}, "MODEL.FCIS.BOX_LOSS_WEIGHT is inf, wanted 0 or more"),
+        ({"MODEL.FCIS.CONV_DIMS": [32, 0]}, r"MODEL.FCIS.CONV_DIMS is \[32, 0\], wanted whole numbers of 1 or more"),
+        ({"MODEL.FCIS.CONV_DIMS": ["a"]}, r"MODEL.FCIS.CONV_DIMS is \['a'\], wanted whole numbers of 1 or more"),
+        ({"MODEL.FCIS.NORM": "XX"}, "MODEL.FCIS.NORM is 'XX', wanted '' or a norm of Detectron2 for 32 channels"),
+        ({"MODEL.FCIS.NORM": "GN", "MODEL.FCIS.CONV_DIMS": [20]}, "NORM is 'GN', wanted .* for 20 channels"),
+        ({"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 0}, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE is 0, wanted 1 or more"),
+        ({"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "giou"}, "BBOX_REG_LOSS_TYPE is 'giou', wanted 'smooth_l1'"),
+        ({"MODEL.META_ARCHITECTURE": "GeneralizedRCNN"}, "META_ARCHITECTURE is GeneralizedRCNN, wanted FCIS"),
     ],
 )
 def test_configs_that_do_not_fit(options, message):

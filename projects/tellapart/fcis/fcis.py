@@ -8,6 +8,7 @@ from detectron2.structures import Instances
 
 from ..errors import InputError
 from .mask_voting import MaskVoting
+from .options import check_options
 from .roi_heads import FCISROIHeads
 
 
@@ -33,15 +34,11 @@ class FCIS(GeneralizedRCNN):
         """Arguments out of the config.
 
         Raises:
-            InputError: ``MODEL.MASK_ON`` is off, so the loader would bring no masks; or other ROI heads are named.
+            InputError: other ROI heads are named, or :func:`check_options` finds something.
         """
-        if not cfg.MODEL.MASK_ON:
-            raise InputError("MODEL.MASK_ON is False, but FCIS learns from masks: set it to True")
+        options = check_options(cfg)
         if FCISROIHeads.__name__ != cfg.MODEL.ROI_HEADS.NAME:
             raise InputError(f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}, wanted {FCISROIHeads.__name__}")
-        options = cfg.MODEL.FCIS
-        if not 0 < options.MASK_THRESH < 1:
-            raise InputError(f"MODEL.FCIS.MASK_THRESH is {options.MASK_THRESH}, wanted more than 0 and less than 1")
         voting = MaskVoting(
             score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             nms_thresh=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,

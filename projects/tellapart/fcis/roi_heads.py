@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..position_sensitive import SAMPLINGS, position_sensitive_conv, read, read_mean, to_table
 from .losses import RegionLosses, foreground_targets, hardest, region_losses
+from .options import check_options
 
 OUTSIDE, INSIDE = 0, 1  # the two sides of the score maps
 _ALL = 10**7  # regions an image: more than there can be
@@ -107,7 +108,11 @@ class FCISROIHeads(ROIHeads):
         Raises:
             InputError: names the key, what it is and what is wanted.
         """
-        options, names = cfg.MODEL.FCIS, cfg.MODEL.ROI_HEADS.IN_FEATURES
+        options, names = check_options(cfg), cfg.MODEL.ROI_HEADS.IN_FEATURES
+        if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":  # the default; it would give candidates out as instances
+            raise InputError(
+                "MODEL.META_ARCHITECTURE is GeneralizedRCNN, wanted FCIS: FCISROIHeads gives candidates to vote on"
+            )
         missing = [name for name in names if name not in input_shape]
         if missing or not names:
             raise InputError(f"MODEL.ROI_HEADS.IN_FEATURES is {names}, but the backbone gives {list(input_shape)}")
@@ -118,13 +123,6 @@ class FCISROIHeads(ROIHeads):
                 f"MODEL.ROI_HEADS.IN_FEATURES {names} have channels {[s.channels for s in shapes]} and strides "
                 f"{strides}, wanted equal channels and strides that double"
             )
-        if options.SAMPLING not in SAMPLINGS:
-            raise InputError(f"MODEL.FCIS.SAMPLING is {options.SAMPLING!r}, wanted one of {list(SAMPLINGS)}")
-        for key in ("GRID_SIZE", "RESOLUTION", "CONV_KERNEL", "NUM_ROUNDS", "CHUNK_SIZE"):
-            if options[key] < 1:
-                raise InputError(f"MODEL.FCIS.{key} is {options[key]}, wanted 1 or more")
-        if options.CONV_KERNEL % 2 == 0:
-            raise InputError(f"MODEL.FCIS.CONV_KERNEL is {options.CONV_KERNEL}, wanted an odd number")
         return {
             **super().from_config(cfg),
             "in_features": names,
