@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 
+_AT_ONCE = 32  # masks that are numbers at the same time: 300 of 600 x 1000 pixels would be 690 MiB
 _FINER = 4  # polygons are drawn on a grid finer by this, so that a cell's share of foreground is known
 
 
@@ -23,9 +24,12 @@ def crop_masks(masks: Tensor, boxes: Tensor, resolution: int) -> Tensor:
     Returns:
         float32 (P, m, m).
     """
-    index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
     align = ROIAlign((resolution, resolution), 1.0, 0, aligned=True)
-    return align(masks[:, None].float(), torch.cat((index, boxes), 1).float())[:, 0]
+    shares = []
+    for some, where in zip(masks.split(_AT_ONCE), boxes.split(_AT_ONCE)):
+        index = torch.arange(len(where), device=where.device, dtype=where.dtype)[:, None]
+        shares.append(align(some[:, None].float(), torch.cat((index, where), 1).float())[:, 0])
+    return torch.cat(shares)
 
 
 def mask_targets(gt_masks: BitMasks | PolygonMasks, boxes: Tensor, resolution: int, threshold: float) -> Tensor:

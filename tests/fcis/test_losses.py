@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import tellapart.masks as module
 from tellapart.fcis.losses import foreground_targets, hardest, mask_targets, region_losses
 
 import numpy as np
@@ -238,3 +239,20 @@ def test_foreground_targets_of_several_images():
     assert torch.equal(targets, mask_targets(masks, torch.tensor(NEAR), 7, 0.4)[[0, 2, 1]])
     foreground, targets, boxes = foreground_targets(images[:1], 4, 7, 0.4)
     assert not foreground.any() and targets.shape == (0, 7, 7) and boxes.shape == (0, 4)
+
+
+def test_few_masks_are_numbers_at_once(monkeypatch):
+    """Mining may learn from hundreds of regions: all their masks as float32 at once would be gigabytes."""
+    counts = []
+
+    class Counting(module.ROIAlign):
+        def forward(self, masks, boxes):
+            counts.append(len(masks))
+            return super().forward(masks, boxes)
+
+    masks = torch.rand(70, 9, 12, generator=torch.Generator().manual_seed(0)) > 0.5
+    boxes = torch.tensor([[1.0, 2, 10, 8]]).expand(70, 4) + torch.arange(70)[:, None] / 50
+    one_by_one = torch.cat([module.crop_masks(masks[i : i + 1], boxes[i : i + 1], 3) for i in range(70)])
+    monkeypatch.setattr(module, "ROIAlign", Counting)
+    assert torch.equal(module.crop_masks(masks, boxes, 3), one_by_one)
+    assert sum(counts) == 70 and max(counts) <= 32
