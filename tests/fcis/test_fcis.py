@@ -61,7 +61,8 @@ def test_configs_build(path):
     assert heads.scales == ([1 / 8, 1 / 16, 1 / 32] if "FPN" in path.stem else [1 / 16])
     assert heads.convs[0].out_channels == (256 if "FPN" in path.stem else 1024)
     # the authors' own runs, both sets: the new convolution learns faster
-    assert cfg.SOLVER.LR_FACTORS == ([["roi_heads.convs", 3.0]] if "R_101" in path.stem else [])
+    factors = [["roi_heads.convs", 3.0]] if "R_101" in path.stem else []
+    assert factors == cfg.SOLVER.LR_FACTORS
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -249,6 +250,16 @@ def test_bfloat16_autocast_stays_near_float32():
 def test_configs_that_do_not_fit(options, message):
     with pytest.raises(InputError, match=message):
         model(**options)
+
+
+def test_boxes_without_masks_are_refused():
+    """A data set of boxes gives them, whatever MODEL.MASK_ON says; an image without instances has no masks either."""
+    inputs = batch()
+    inputs[1]["instances"].remove("gt_masks")
+    losses_of(model(), inputs)
+    inputs[0]["instances"].remove("gt_masks")
+    with pytest.raises(InputError, match="instances of DATASETS.TRAIN have no 'segmentation'"):
+        losses_of(model(), inputs)
 
 
 def test_given_instances_are_refused():

@@ -153,12 +153,17 @@ class FCISROIHeads(ROIHeads):
             In training the proposals trained on, and ``loss_cls``, ``loss_mask``, ``loss_box_reg``. Otherwise {} and,
             one an image, the *candidates* that mask voting turns into instances: ``proposal_boxes``, ``scores``
             (R, C) without background, ``masks`` (R, m, m) foreground probabilities of the best category.
+
+        Raises:
+            InputError: ground truth without ``gt_masks``, as data sets of boxes give it.
         """
         maps = self.position_sensitive_maps([features[name] for name in self.in_features])
         if not self.training:
             return self.candidates(maps, proposals), {}
         if targets is None:
             raise AssertionError("FCISROIHeads needs targets in training")
+        if any(len(image) and not image.has("gt_masks") for image in targets):
+            raise InputError("FCIS learns from masks, but instances of DATASETS.TRAIN have no 'segmentation'")
         proposals = self.label_and_sample_proposals(proposals, targets)
         if self.ohem:
             proposals = self.hardest_proposals(maps, proposals)
