@@ -151,6 +151,13 @@ def test_proposals_of_no_category_take_any_number_of_classes(tiny_config, tiny_s
         check_datasets(load_config(str(tiny_config(NAME)), [*opts, number]), [NAME])
 
 
+@pytest.mark.parametrize("more", [(), ("--eval-only",)])
+def test_masks_wanted_of_boxes(refused, tiny_config, copied_set, more):
+    edit(copied_set[0], lambda content: [a.pop("segmentation") for a in content["annotations"]])
+    message = refused("--config-file", str(tiny_config(NAME)), *flag(copied_set), *more)
+    assert f"MODEL.MASK_ON is True, but the annotations of data set {NAME} have no 'segmentation'" in message
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_image_that_is_cut_off(refused, tiny_config, copied_set, workers):
     image = copied_set[1] / "5.png"

@@ -268,6 +268,7 @@ def test_autocast():
         (("MODEL.COLORING.CLUSTERING", "dbscan"), "CLUSTERING is 'dbscan', wanted one of .'kmeans', 'mean_shift', "),
         (("MODEL.COLORING.BANDWIDTH", "0.0"), "COLORING.BANDWIDTH is 0.0, wanted a radius above 0"),
         (("MODEL.SEMICONV.EMBEDDING_DIM", "1"), "EMBEDDING_DIM is 1, wanted at least 2"),
+        (("MODEL.MASK_ON", "False"), "MODEL.MASK_ON is False, but SemiConvColoring learns from masks"),
         (("MODEL.SEMICONV.MIXING", "add"), "SEMICONV.MIXING is 'add', wanted one of .'additive'"),
         (("MODEL.SEMICONV.PIXELS_PER_UNIT", "0.0"), "PIXELS_PER_UNIT is 0.0, wanted a number above 0"),
     ],

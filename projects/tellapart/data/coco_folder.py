@@ -18,7 +18,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as coco_mask
 
-_checked: dict[tuple, list[str]] = {}  # what has been checked in this process, by name, path, size and time
+# what has been checked in this process, by name, path, size and time: categories, and whether there are masks
+_checked: dict[tuple, tuple[list[str], bool]] = {}
+_has_masks: dict[str, bool] = {}
 
 
 def coco_annotation(annotation_id: int, image_id: int, category_id: int, mask: np.ndarray) -> dict[str, Any]:
@@ -67,8 +69,15 @@ def check_coco_dataset(name: str, json_file: str, image_root: str) -> list[str]:
         images = _check_images(where, content["images"], image_root)
         names = _check_categories(where, content["categories"])
         _check_annotations(where, content["annotations"], images, set(names))
-        _checked[key] = [names[category] for category in sorted(names)]
-    return list(_checked[key])
+        masks = not content["annotations"] or any("segmentation" in a for a in content["annotations"])
+        _checked[key] = [names[category] for category in sorted(names)], masks
+    classes, _has_masks[name] = _checked[key]
+    return list(classes)
+
+
+def has_masks(name: str) -> bool:
+    """False for a data set of which `check_dataset` has found annotations, but none with a mask."""
+    return _has_masks.get(name, True)
 
 
 def _parse(where: str, json_file: str) -> dict[str, list[dict]]:

@@ -12,7 +12,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .. import add_config
-from ..data.coco_folder import check_dataset, parse_register_flag, register_coco_folder
+from ..data.coco_folder import check_dataset, has_masks, parse_register_flag, register_coco_folder
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,8 @@ _CLASSES_OF = {
 
 
 def check_datasets(cfg: CfgNode, names: list[str]) -> None:
-    """Every data set is registered, its files are there and fit together, and it has as many categories as the model.
+    """Every data set is registered, its files are there and fit together, it has as many categories as the model, and
+    masks if the model has.
 
     Raises:
         InputError: names the data set, the file, the annotation or the key.
@@ -115,6 +116,8 @@ def check_datasets(cfg: CfgNode, names: list[str]) -> None:
     num_classes = cfg.MODEL[section].NUM_CLASSES if section else None
     for name in dict.fromkeys(names):
         classes = check_dataset(name)
+        if cfg.MODEL.MASK_ON and not has_masks(name):
+            raise InputError(f"MODEL.MASK_ON is True, but the annotations of data set {name} have no 'segmentation'")
         if section and classes and len(classes) != num_classes:
             raise InputError(
                 f"MODEL.{section}.NUM_CLASSES is {num_classes}, but data set {name} has {len(classes)} categories: "

@@ -62,6 +62,8 @@ class SemiConvColoring(nn.Module):
         Raises:
             InputError: names the key, what it is and what is wanted.
         """
+        if not cfg.MODEL.MASK_ON:
+            raise InputError("MODEL.MASK_ON is False, but SemiConvColoring learns from masks: set it to True")
         semiconv = check_options(cfg)
         options, backbone = cfg.MODEL.COLORING, build_backbone(cfg)
         shapes: dict[str, ShapeSpec] = backbone.output_shape()
