@@ -175,8 +175,11 @@ def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tm
         "    others = [torch.empty_like(vector) for _ in range(2)]\n"
         "    dist.all_gather(others, vector)\n"
         "    assert torch.equal(others[0], others[1]), 'parameters differ'\n"
+        "    trainers.clear()\n"
         "    pathlib.Path(f'equal_{dist.get_rank()}').write_text(dist.get_backend())\n"
         "train_net.launch(main, train_net.argument_parser().parse_args())\n"
+        "threads = [task.read_text() for task in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "assert not any('gloo' in name for name in threads), threads\n"  # they could abort the interpreter's end
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'projects'}", "OMP_NUM_THREADS": "1"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import os
 import sys
 from typing import Any, Callable
@@ -93,5 +94,10 @@ def _join_torchrun(main: Callable[[argparse.Namespace], Any], args: argparse.Nam
         comm.create_local_process_group(local_size)
         comm.synchronize()
         main(args)
+        comm.synchronize()  # nobody leaves while another one still talks
     finally:
+        # gloo's threads end with the last reference to their group; left to the interpreter's end they can abort it
+        comm._LOCAL_PROCESS_GROUP = None
+        comm._get_global_gloo_group.cache_clear()
         dist.destroy_process_group()
+        gc.collect()  # the trainer, which is in a cycle with its hooks, holds the model's group

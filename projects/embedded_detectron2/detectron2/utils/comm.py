@@ -78,7 +78,7 @@ def synchronize() -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _object_group():
+def _get_global_gloo_group():
     """A gloo group of everybody: pickled objects need not pass through GPU memory."""
     return dist.new_group(backend="gloo") if dist.get_backend() == dist.Backend.NCCL else dist.group.WORLD
 
@@ -87,7 +87,7 @@ def all_gather(data, group=None) -> list:
     """Gather any picklable ``data`` of every process of ``group`` (default: all); every process gets the whole list."""
     if get_world_size() == 1:
         return [data]
-    group = group or _object_group()
+    group = group or _get_global_gloo_group()
     world = dist.get_world_size(group)
     if world == 1:
         return [data]
@@ -100,7 +100,7 @@ def gather(data, dst: int = 0, group=None) -> list:
     """Like `all_gather`, but only rank ``dst`` gets the list; the others get an empty one."""
     if get_world_size() == 1:
         return [data]
-    group = group or _object_group()
+    group = group or _get_global_gloo_group()
     world = dist.get_world_size(group)
     if world == 1:
         return [data]
