@@ -25,7 +25,7 @@ options = dict(zip(pairs[::2], pairs[1::2]))
 folder = pathlib.Path(options["OUTPUT_DIR"])
 if "slow" in config.read_text():
     (folder / "config.yaml").touch()
-    time.sleep(60)
+    time.sleep(600)
 print("seen", json.dumps({"argv": sys.argv[1:], "threads": os.environ.get("OMP_NUM_THREADS")}))
 if "broken" in config.read_text():
     sys.exit(7)
@@ -161,14 +161,14 @@ def test_equal_names_and_seeds_are_refused(compare):
 
 
 def test_a_failure_stops_the_others(compare, made):
-    """Not a minute later, when the slow seed would be done; the third never starts."""
+    """Not ten minutes later, when the slow seed would be done; the third never starts."""
     config = made / "first.yaml"
     stub = (made / "stub.py").read_text().replace('"slow" in config', "options['SEED'] == '1' and config")
     (made / "stub.py").write_text(stub.replace('"broken" in config', "options['SEED'] == '2' and config"))
     config.write_text("# not empty")
     start = time.monotonic()
     assert "first.yaml with seed 2 failed (exit 7)" in compare("--seeds", "1", "2", "3", "--jobs", "2")
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 300
     assert not (made / "out" / "first" / "seed_3").exists()
 
 
@@ -178,13 +178,16 @@ def test_a_signal_stops_all(made, number):
     (made / "first.yaml").write_text("# slow")
     driver = made / "driver.py"
     driver.write_text(
-        "import pathlib, runpy, sys\nfrom tellapart.runtime import runs\n"
+        "import pathlib, runpy, signal, sys\n"
+        # what a shell has started in the background ignores it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from tellapart.runtime import runs\n"
         f"runs.TRAIN_NET = pathlib.Path({str(made / 'stub.py')!r})\nsys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     command = [sys.executable, str(driver), str(ROOT / "tools" / "compare_seeds.py"), "--jobs", "2", "--output", "out"]
     command += ["--first", "first.yaml", "--second", "second.yaml"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects"), "PYTHONFAULTHANDLER": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     tool = subprocess.Popen(command, cwd=made, env=environment, start_new_session=True, **pipes)
     started = [made / "out" / "first" / f"seed_{seed}" / "config.yaml" for seed in (1, 2)]
@@ -193,7 +196,11 @@ def test_a_signal_stops_all(made, number):
         assert tool.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     os.killpg(tool.pid, number) if number == signal.SIGINT else tool.send_signal(number)
-    _, errors = tool.communicate(timeout=30)
+    try:
+        _, errors = tool.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        tool.send_signal(signal.SIGABRT)
+        raise AssertionError(tool.communicate()[1]) from None  # where all threads are
     assert tool.returncode == 128 + number and "Traceback" not in errors
     with pytest.raises(ProcessLookupError):  # no child is left
         os.killpg(tool.pid, 0)

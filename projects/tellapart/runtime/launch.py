@@ -97,7 +97,8 @@ def _join_torchrun(main: Callable[[argparse.Namespace], Any], args: argparse.Nam
         comm.synchronize()  # nobody leaves while another one still talks
     finally:
         # gloo's threads end with the last reference to their group; left to the interpreter's end they can abort it
-        comm._LOCAL_PROCESS_GROUP = None
+        for name in [name for name, value in vars(comm).items() if isinstance(value, dist.ProcessGroup)]:
+            setattr(comm, name, None)
         comm._get_global_gloo_group.cache_clear()
         dist.destroy_process_group()
         gc.collect()  # the trainer, which is in a cycle with its hooks, holds the model's group

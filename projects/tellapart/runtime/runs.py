@@ -119,7 +119,8 @@ class _Children:
         try:
             return process.wait()
         finally:
-            self._running.discard(process)
+            with self._lock:
+                self._running.discard(process)
 
     def stop(self) -> None:
         """What runs saves a checkpoint and ends; nothing new starts."""
@@ -152,8 +153,8 @@ def in_parallel(jobs: list[Callable[[], T]], count: int) -> list[T]:
     before = signal.signal(signal.SIGTERM, leave)
     try:
         with ThreadPoolExecutor(count) as pool:
-            futures = [pool.submit(guarded, job) for job in jobs]
             try:
+                futures = [pool.submit(guarded, job) for job in jobs]
                 wait(futures)
             except BaseException:
                 _children.stop()
