@@ -13,11 +13,10 @@ import argparse
 
 from tellapart.data.coco_folder import check_dataset
 from tellapart.errors import InputError, run_command
-from tellapart.masks import to_rle
+from tellapart.masks import true_masks
 
 import numpy as np
 from detectron2.data import DatasetCatalog
-from pycocotools import mask as coco_mask
 
 
 def foreign_shares(masks: np.ndarray) -> list[float]:
@@ -39,12 +38,7 @@ def main() -> None:
     print("| data set | instances | mean | median | 90th percentile |\n|---|---|---|---|---|")
     for name in args.datasets:
         check_dataset(name)
-        shares = []
-        for record in DatasetCatalog.get(name):
-            size = record["height"], record["width"]
-            rles = [to_rle(a, size) for a in record["annotations"] if not a.get("iscrowd")]
-            if rles:
-                shares += foreign_shares(coco_mask.decode(rles).astype(bool).transpose(2, 0, 1))
+        shares = [share for record in DatasetCatalog.get(name) for share in foreign_shares(true_masks(record))]
         if not shares:
             raise InputError(f"data set {name} has no instance with a mask")
         cells = [np.mean(shares), *np.percentile(shares, [50, 90])]

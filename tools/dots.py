@@ -18,7 +18,7 @@ from pathlib import Path
 from tellapart.data.loader import build_guarded_test_loader
 from tellapart.errors import run_command
 from tellapart.evaluation.coloring import adjusted_rand_index
-from tellapart.masks import to_rle
+from tellapart.masks import true_masks
 from tellapart.runtime.checkpoint import Checkpointer
 from tellapart.runtime.doors import load_config
 from tellapart.runtime.runs import in_parallel, train
@@ -30,7 +30,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
-from pycocotools import mask as coco_mask
 
 CONFIGS = {"convolutional": "coloring_dots_convolutional.yaml", "semi-convolutional": "coloring_dots.yaml"}
 _FOLDER = Path(__file__).resolve().parents[1] / "configs" / "quick"
@@ -58,8 +57,7 @@ def draw(path: Path, runs: dict[str, CfgNode], num_images: int) -> None:
     (dataset,) = {cfg.DATASETS.TEST[0] for cfg in runs.values()}
     rows = []
     for i, record in enumerate(DatasetCatalog.get(dataset)[:num_images]):
-        size = record["height"], record["width"]
-        truth = coco_mask.decode([to_rle(a, size) for a in record["annotations"]]).astype(bool).transpose(2, 0, 1)
+        truth = true_masks(record)
         tiles = [("the image", None), (f"truth: {len(truth)} instances", truth)]
         for name, masks in found.items():
             tiles.append((f"{name}: ARI {adjusted_rand_index(masks[i], truth)[0]:.2f}", masks[i]))

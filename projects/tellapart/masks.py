@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from detectron2.layers import ROIAlign
 from detectron2.structures import BitMasks, Boxes, PolygonMasks
@@ -66,6 +67,13 @@ def tight_edges(masks: Tensor) -> Tensor:
 def tight_boxes(masks: Tensor) -> Boxes:
     """The smallest boxes around bool masks (N, H, W), XYXY in their pixels; zeros around an empty one."""
     return Boxes(tight_edges(masks).float())
+
+
+def true_masks(record: dict) -> np.ndarray:
+    """The masks of a Detectron2 data set's dict without crowds, bool (G, H, W)."""
+    size = record["height"], record["width"]
+    rles = [to_rle(annotation, size) for annotation in record["annotations"] if not annotation.get("iscrowd")]
+    return coco_mask.decode(rles).astype(bool).transpose(2, 0, 1) if rles else np.zeros((0, *size), bool)
 
 
 def to_rle(annotation: dict, size: tuple[int, int]) -> dict:

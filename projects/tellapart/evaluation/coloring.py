@@ -10,10 +10,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from pycocotools import mask as coco_mask
 
 from ..errors import InputError
-from ..masks import to_rle
+from ..masks import true_masks
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +53,8 @@ class ColoringEvaluator(DatasetEvaluator):
             masks = output["instances"].pred_masks.cpu().numpy()
             if masks.shape[1:] != size:
                 raise InputError(f"image {one['image_id']}: masks {masks.shape[1:]}, wanted {size}, the image's size")
-            rles = [to_rle(a, size) for a in record["annotations"] if not a.get("iscrowd")]
-            if len(rles) >= 2:
-                truth = coco_mask.decode(rles).astype(bool).transpose(2, 0, 1)
+            truth = true_masks(record)
+            if len(truth) >= 2:
                 self._found[one["image_id"]] = adjusted_rand_index(masks, truth)
 
     def evaluate(self) -> OrderedDict | None:

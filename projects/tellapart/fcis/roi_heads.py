@@ -17,6 +17,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..idle import nothing_of
 from ..position_sensitive import SAMPLINGS, position_sensitive_conv, read, read_mean, to_table
 from .losses import RegionLosses, foreground_targets, hardest, region_losses
 from .options import check_options
@@ -168,10 +169,8 @@ class FCISROIHeads(ROIHeads):
         if self.ohem:
             proposals = self.hardest_proposals(maps, proposals)
         losses = self.losses(maps, proposals)
-        # layers of levels that nobody reads get a gradient too (of 0), or distributed training would stop; sums of
-        # nothing, because 0 times a value that is not finite is not 0
-        idle = [feature[:0].sum() for name, feature in features.items() if name not in self.in_features]
-        losses["loss_cls"] = losses["loss_cls"] + sum(idle)
+        idle = nothing_of(feature for name, feature in features.items() if name not in self.in_features)
+        losses["loss_cls"] = losses["loss_cls"] + idle
         return proposals, losses
 
     def position_sensitive_maps(self, features: list[Tensor]) -> PositionSensitiveMaps:

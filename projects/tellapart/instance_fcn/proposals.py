@@ -12,7 +12,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError
+from ..errors import InputError, check_keys
+from ..idle import nothing_of
 from ..masks import mask_targets, tight_edges
 from .heads import WINDOW_MASK_HEAD_REGISTRY
 from .windows import centred_windows, label_by_iou, label_by_place_and_size, window_boxes
@@ -48,9 +49,7 @@ def check_options(options: CfgNode) -> None:
     checks.append(("IOU_THRESHOLDS", fits, "two rising numbers from 0 to 1"))
     checks.append(("SIZE_BAND", rising(band) and band[0] > 0, "two rising numbers above 0"))
     checks.append(("CENTRE_TOLERANCE", options.CENTRE_TOLERANCE > 0, "a number above 0"))
-    for key, fits, wanted in checks:
-        if not fits:
-            raise InputError(f"MODEL.INSTANCE_FCN.{key} is {options[key]!r}, wanted {wanted}")
+    check_keys("MODEL.INSTANCE_FCN", options, checks)
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -165,10 +164,8 @@ class InstanceFCNProposals(nn.Module):
         windows = self.windows_of(images.image_sizes, logits)
         losses = self.losses(logits, shared, windows, gt_instances) if self.training else {}
         if self.training:
-            # layers of levels that nobody reads get a gradient too (of 0), or distributed training would stop; sums of
-            # nothing, because 0 times a value that is not finite is not 0
-            idle = [m.flatten()[:0].sum() for name, m in features.items() if name not in self.in_features]
-            losses["loss_objectness"] = losses["loss_objectness"] + sum(idle)
+            idle = nothing_of(m for name, m in features.items() if name not in self.in_features)
+            losses["loss_objectness"] = losses["loss_objectness"] + idle
             if not self.propose_in_training:
                 return [], losses
         with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..idle import nothing_of
 from ..masks import tight_boxes
 from .clustering import CLUSTERINGS, nearest
 from .losses import embedding_loss, masks_on_map
@@ -123,8 +124,8 @@ class SemiConvColoring(nn.Module):
         features = self.backbone(images.tensor)
         chosen = features.pop(self.in_feature)
         logits, phi = self.categories(chosen).float(), self.predictor(chosen).float()
-        if self.training:  # in distributed training every parameter must take part, also those of other levels
-            phi = phi + sum(x.flatten()[:0].sum() for x in features.values())
+        if self.training:
+            phi = phi + nothing_of(features.values())  # the other levels
         return images, logits, phi
 
     def losses(self, images: ImageList, logits: Tensor, phi: Tensor, targets: list[Instances]) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from detectron2.structures import BitMasks, PolygonMasks
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..idle import nothing_of
+
 
 def masks_on_map(
     gt_masks: BitMasks | PolygonMasks, image_size: tuple[int, int], stride: int, size: tuple[int, int]
@@ -65,5 +67,4 @@ def embedding_loss(embeddings: list[Tensor], masks: list[list[Tensor]]) -> Tenso
         A scalar, float32; 0 (with a gradient of 0) without instances.
     """
     found = torch.cat([spreads(psi, of_map) for psi, of_map in zip(embeddings, masks)])
-    # a gradient of 0 without instances, from no value: 0 times one that is infinite would be no number
-    return found.sum() / max(1, len(found)) + sum(psi.float().flatten()[:0].sum() for psi in embeddings)
+    return found.sum() / max(1, len(found)) + nothing_of(embeddings)

@@ -40,8 +40,8 @@ class EmbeddingPredictor(nn.Module):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, in_channels: int) -> EmbeddingPredictor:
-        """By ``cfg.MODEL.SEMICONV``; see :func:`check_options`."""
-        options = check_options(cfg)
+        """By ``cfg.MODEL.SEMICONV``, which :func:`check_options` has seen."""
+        options = cfg.MODEL.SEMICONV
         return cls(in_channels, options.CONV_DIM, options.EMBEDDING_DIM, options.GRADIENT_SCALE)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 
 from detectron2.config import CfgNode
 
-from ..errors import InputError
+from ..errors import check_keys
 from .kernels import KERNEL_REGISTRY, SEEDS
 from .operator import MIXING_REGISTRY
 
@@ -26,17 +26,13 @@ def check_options(cfg: CfgNode) -> CfgNode:
         "SEED": list(SEEDS),
         "LOSS_LEVELS": list(LOSS_LEVELS),
     }
-    for key, known in names.items():
-        if options[key] not in known:
-            raise InputError(f"MODEL.SEMICONV.{key} is {options[key]!r}, wanted one of {known}")
-    if options.EMBEDDING_DIM < 2:
-        raise InputError(f"MODEL.SEMICONV.EMBEDDING_DIM is {options.EMBEDDING_DIM}, wanted at least 2 (x and y)")
-    if options.CONV_DIM < 1:
-        raise InputError(f"MODEL.SEMICONV.CONV_DIM is {options.CONV_DIM}, wanted 1 or more")
-    for key in ("PIXELS_PER_UNIT", "SIGMA"):
-        if not 0 < options[key] < math.inf:
-            raise InputError(f"MODEL.SEMICONV.{key} is {options[key]}, wanted a number above 0")
-    for key in ("GRADIENT_SCALE", "EMBEDDING_LOSS_WEIGHT", "KERNEL_LOSS_WEIGHT"):
-        if not 0 <= options[key] < math.inf:
-            raise InputError(f"MODEL.SEMICONV.{key} is {options[key]}, wanted 0 or more")
+    widths, factors = ("PIXELS_PER_UNIT", "SIGMA"), ("GRADIENT_SCALE", "EMBEDDING_LOSS_WEIGHT", "KERNEL_LOSS_WEIGHT")
+    checks = [
+        *((key, options[key] in known, f"one of {known}") for key, known in names.items()),
+        ("EMBEDDING_DIM", options.EMBEDDING_DIM >= 2, "at least 2 (x and y)"),
+        ("CONV_DIM", options.CONV_DIM >= 1, "1 or more"),
+        *((key, 0 < options[key] < math.inf, "a number above 0") for key in widths),
+        *((key, 0 <= options[key] < math.inf, "0 or more") for key in factors),
+    ]
+    check_keys("MODEL.SEMICONV", options, checks)
     return options

@@ -118,7 +118,7 @@ class TrainerBase:
 
     def run_step(self):
         """One iteration."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define run_step()")
 
     def state_dict(self) -> dict:
         """{"iteration": the current one, "hooks": {class name: state}}; of two hooks of a class the first counts."""

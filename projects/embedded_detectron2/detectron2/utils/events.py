@@ -148,7 +148,7 @@ class EventWriter:
 
     def write(self) -> None:
         """Write what is new in the current storage."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define write()")
 
     def close(self) -> None:
         """Release files."""

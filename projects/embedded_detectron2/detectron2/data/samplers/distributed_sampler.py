@@ -31,7 +31,7 @@ class _StreamSampler(Sampler):
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         """Int64 (n,): the indices of the next epoch, in order."""
-        raise NotImplementedError  # abstract
+        raise NotImplementedError(f"{type(self).__name__} must define _epoch()")
 
     def _stream(self) -> Iterator[int]:
         generator = _generator(self._seed)
