@@ -64,6 +64,15 @@ def tight_edges(masks: Tensor) -> Tensor:
     return torch.stack((x0, y0, x1, y1), 1)
 
 
+def extended(values: Tensor, inside: Tensor) -> Tensor:
+    """Values (N, H, W) where ``inside``, a rectangle in each (bool, none empty); elsewhere the nearest of these: next
+    to zeros, what is interpolated would fall off before the edge."""
+    left, top, right, bottom = (edge[:, None] for edge in tight_edges(inside).unbind(1))
+    rows, columns = (torch.arange(length, device=values.device) for length in values.shape[1:])
+    rows, columns = rows.clamp(min=top, max=bottom - 1), columns.clamp(min=left, max=right - 1)
+    return values[torch.arange(len(values), device=values.device)[:, None, None], rows[:, :, None], columns[:, None]]
+
+
 def tight_boxes(masks: Tensor) -> Boxes:
     """The smallest boxes around bool masks (N, H, W), XYXY in their pixels; zeros around an empty one."""
     return Boxes(tight_edges(masks).float())

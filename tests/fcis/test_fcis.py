@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tellapart import InputError, add_config
+from tellapart.fcis.losses import region_targets
+from tellapart.fcis.roi_heads import FCISROIHeads
 from tellapart.runtime.doors import load_config
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
@@ -156,6 +159,18 @@ def test_same_seed_same_step():
     assert {k: v.item() for k, v in a.items()} == {k: v.item() for k, v in b.items()}
 
 
+def test_heads_made_from_ours_fit(monkeypatch):
+    class Mine(FCISROIHeads):
+        pass
+
+    monkeypatch.setitem(ROI_HEADS_REGISTRY._obj_map, "Mine", Mine)
+    assert isinstance(model(**{"MODEL.ROI_HEADS.NAME": "Mine"}).roi_heads, Mine)
+
+
+def targets_of(heads, proposals):
+    return region_targets(proposals, heads.num_classes, heads.resolution, heads.mask_thresh)
+
+
 def test_ohem_trains_on_the_hardest():
     """16 of all regions of each image, none of lower loss than one left out; the same as one image at a time."""
     fcis = model("ohem").train()
@@ -167,13 +182,16 @@ def test_ohem_trains_on_the_hardest():
         proposals, _ = fcis.proposal_generator(images, features, targets)
         everything = heads.label_and_sample_proposals(proposals, targets)
         maps = heads.position_sensitive_maps([features[f] for f in heads.in_features])
-        kept = heads.hardest_proposals(maps, everything)
+        wanted = targets_of(heads, everything)
+        kept, of_kept = heads.hardest_proposals(maps, everything, wanted)
+        assert of_kept.foreground.any()
+        assert all(torch.equal(*pair) for pair in zip(of_kept, targets_of(heads, kept)))
         assert [len(p) for p in kept] == [16, 16] and all(len(p) > 16 for p in everything)
         for i in range(2):
             def total(some, i=i):
                 empty = [p[:0] for p in everything]
                 empty[i] = some
-                one, _ = heads._predict_and_compare(maps, empty)
+                one, _ = heads._predict_and_compare(maps, empty, targets_of(heads, empty))
                 return one.cls + heads.seg_loss_weight * one.seg + heads.box_loss_weight * one.box
 
             assert torch.equal(total(kept[i]).sort().values, total(everything[i]).sort().values[-16:])

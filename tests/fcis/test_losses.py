@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import tellapart.masks as module
-from tellapart.fcis.losses import foreground_targets, hardest, mask_targets, region_losses
+from tellapart.fcis.losses import hardest, mask_targets, region_losses, region_targets
 
 import numpy as np
 import pytest
@@ -228,16 +228,20 @@ def labelled(classes, **fields):
     return image
 
 
-def test_foreground_targets_of_several_images():
+def test_region_targets_of_several_images():
     """Background, ignored and no proposals; an image without objects has no masks at all."""
     masks = BitMasks.from_polygon_masks(BLOBS, 70, 80)
     truth = {"gt_masks": masks, "gt_boxes": Boxes(torch.tensor(NEAR) + 1)}
     images = [labelled([4, 4]), labelled([1, 4, 0], **truth), labelled([]), labelled([-1, 3, 4], **truth)]
-    foreground, targets, boxes = foreground_targets(images, 4, 7, 0.4)
+    foreground, targets, boxes = region_targets(images, 4, 7, 0.4)
     assert foreground.int().tolist() == [0, 0, 1, 0, 1, 0, 1, 0]
     assert boxes.tolist() == (torch.tensor(NEAR)[[0, 2, 1]] + 1).tolist()
     assert torch.equal(targets, mask_targets(masks, torch.tensor(NEAR), 7, 0.4)[[0, 2, 1]])
-    foreground, targets, boxes = foreground_targets(images[:1], 4, 7, 0.4)
+    chosen = torch.tensor([1, 0, 0, 1, 1, 1, 1, 0]).bool()
+    some = region_targets([p[c] for p, c in zip(images, chosen.split([2, 3, 0, 3]))], 4, 7, 0.4)
+    assert len(some.masks) == 2
+    assert all(torch.equal(*pair) for pair in zip(some, region_targets(images, 4, 7, 0.4).of(chosen)))
+    foreground, targets, boxes = region_targets(images[:1], 4, 7, 0.4)
     assert not foreground.any() and targets.shape == (0, 7, 7) and boxes.shape == (0, 4)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tellapart import InputError, add_config
+from tellapart.instance_fcn.classifier import MaskedROIHeads, NoClassifier
 from tellapart.instance_fcn.instance_fcn import in_image, rescaled
 from tellapart.instance_fcn.proposals import tight_window_boxes
+from tellapart.masks import extended
 from tellapart.runtime.doors import load_config
 from tellapart.visualization.score_maps import draw_instance_fcn
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from made_images import annotated, batch, check_instances, losses_of
@@ -220,6 +223,46 @@ def test_proposals_of_a_scale_return_to_the_image():
     assert tight_window_boxes(found.window_masks > 0.5, found.windows).tensor.tolist() == [[10, 15, 20, 25]]
 
 
+def test_cells_off_the_image_repeat_the_nearest_in_it():
+    generator = torch.Generator().manual_seed(0)
+    values, inside = torch.rand(4, 5, 6, generator=generator), torch.zeros(4, 5, 6, dtype=torch.bool)
+    shown = [(0, 5, 0, 6), (2, 5, 0, 4), (0, 1, 5, 6), (1, 3, 2, 3)]
+    for on, (top, bottom, left, right) in zip(inside, shown):
+        on[top:bottom, left:right] = True
+    made = extended(values, inside)
+    for one, value, (top, bottom, left, right) in zip(made, values, shown):
+        for y in range(5):
+            for x in range(6):
+                assert one[y, x] == value[min(max(y, top), bottom - 1), min(max(x, left), right - 1)]
+    assert extended(values[:0], inside[:0]).shape == (0, 5, 6)
+
+
+@pytest.mark.parametrize("variant", ["single", "pyramid", "deepmask head"])
+def test_masks_go_up_to_the_edge_of_the_image(variant):
+    """All windows say: foreground everywhere, with 0.52. A window that crosses an edge has a mask up to the edge."""
+    net = model(variant, POST_NMS_TOPK=200, NMS_THRESH=1.0, TOPK_PER_LEVEL=100).eval()
+    head = net.proposal_generator.mask_head
+    last = getattr(head, "score_maps", None) or head.outputs
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, 0.1)
+    image = annotated(61, 75, [])
+    with torch.no_grad():
+        images = net.preprocess_image([image])
+        found = net.proposal_generator(images, net.backbone(images.tensor), None)[0][0]
+        masks = in_image(found, (61, 75)).pred_masks
+    crossing = 0
+    for mask, window in zip(masks, found.windows.tensor.long().tolist()):
+        wanted = torch.zeros(61, 75, dtype=torch.bool)
+        wanted[max(0, window[1]) : window[3], max(0, window[0]) : window[2]] = True
+        assert mask.any() and (mask <= wanted).all()
+        cell = (window[2] - window[0]) / 10
+        for on, start, end in ((mask.any(1), *window[1::2]), (mask.any(0), *window[0::2])):
+            before, beyond = start <= -cell, end >= len(on) + cell
+            assert (not before or on[0]) and (not beyond or on[-1]), window
+            crossing += before + beyond
+    assert crossing > 10
+
+
 @pytest.mark.parametrize("variant", ["single", "k1", "pyramid", "scales"])
 def test_picture_of_a_window(variant, tmp_path):
     net = model(variant).eval()
@@ -307,6 +350,19 @@ def test_score_by_product():
 def test_configs_that_do_not_fit(options, message):
     with pytest.raises(InputError, match=message):
         model(**options)
+
+
+@pytest.mark.parametrize("base", [NoClassifier, MaskedROIHeads])
+def test_heads_made_from_ours_fit(base, monkeypatch):
+    class Mine(base):
+        pass
+
+    monkeypatch.setitem(ROI_HEADS_REGISTRY._obj_map, "Mine", Mine)
+    net = model("classifier", **{"MODEL.ROI_HEADS.NAME": "Mine"})
+    assert isinstance(net.roi_heads, Mine)
+    assert net.proposal_generator.masks_in_training == (base is MaskedROIHeads)
+    assert net.proposal_generator.propose_in_training == (base is MaskedROIHeads)
+    assert ("loss_cls" in losses_of(net, batch())) == (base is MaskedROIHeads)
 
 
 def test_given_instances_are_refused():

@@ -78,6 +78,29 @@ def test_value_of_another_type_and_odd_options(refused, tiny_config):
     assert "pairs KEY VALUE, got 1" in refused("--config-file", config, "SOLVER.MAX_ITER")
 
 
+@pytest.mark.parametrize(
+    "key, name, hint",
+    [
+        ("META_ARCHITECTURE", "FICS", "did you mean FCIS?"),
+        ("BACKBONE.NAME", "build_vgg_hole_backbone", "did you mean build_vgg16_hole_backbone?"),
+        ("PROPOSAL_GENERATOR.NAME", "InstanceFCNProposal", "did you mean InstanceFCNProposals?"),
+        ("ROI_HEADS.NAME", "SemiConvROIHead", "did you mean SemiConvROIHeads?"),
+        ("ROI_BOX_HEAD.NAME", "FastRCNNHead", "did you mean FastRCNNConvFCHead?"),
+        ("ROI_MASK_HEAD.NAME", "xyz", "known are "),
+    ],
+)
+def test_part_that_is_not_registered(refused, tiny_config, key, name, hint):
+    message = refused("--config-file", str(tiny_config(NAME)), f"MODEL.{key}", name)
+    assert f"MODEL.{key} is {name}, which is not registered; {hint}" in message
+    if "known" in hint:
+        assert "SemiConvMaskHead" in message
+
+
+def test_no_part_and_given_proposals_are_no_mistake(tiny_config):
+    names = ["MODEL.ROI_BOX_HEAD.NAME", "", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"]
+    assert load_config(str(tiny_config(NAME)), names).MODEL.ROI_BOX_HEAD.NAME == ""
+
+
 def test_unknown_optimizer(refused, tiny_config, tiny_set):
     message = refused("--config-file", str(tiny_config(NAME)), *flag(tiny_set), "SOLVER.OPTIMIZER", "LION")
     assert "SOLVER.OPTIMIZER is LION, wanted SGD or ADAMW" in message

@@ -14,6 +14,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
+from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import BitMasks, Boxes, Instances
 from made_images import annotated, batch, losses_of
 
@@ -232,19 +233,20 @@ def test_places_are_exact_under_autocast():
         torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)
 
 
-def test_heads_of_ones_own():
-    """A subclass gives embeddings too, so its mask head predicts none."""
+def test_heads_of_ones_own(monkeypatch):
+    """A subclass gives embeddings too, so its mask head, of one's own as well, predicts none."""
 
-    @ROI_HEADS_REGISTRY.register()
-    class HeadsOfOnesOwn(SemiConvROIHeads):
+    class Mine(SemiConvROIHeads):
         pass
 
-    try:
-        net = model(*IMAGE_LEVEL, "MODEL.ROI_HEADS.NAME", "HeadsOfOnesOwn")
-        sum(losses_of(net, batch()).values()).backward()
-        assert all(p.grad is not None for p in net.parameters())
-    finally:
-        ROI_HEADS_REGISTRY._obj_map.pop("HeadsOfOnesOwn")
+    class MyMasks(SemiConvMaskHead):
+        pass
+
+    for registry, part in ((ROI_HEADS_REGISTRY, Mine), (ROI_MASK_HEAD_REGISTRY, MyMasks)):
+        monkeypatch.setitem(registry._obj_map, part.__name__, part)
+    net = model("MODEL.ROI_HEADS.NAME", "Mine", "MODEL.ROI_MASK_HEAD.NAME", "MyMasks")
+    sum(losses_of(net, batch()).values()).backward()
+    assert all(p.grad is not None for p in net.parameters())
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Instances
 
 from ..errors import InputError
+from ..parts import names_one_of
 from .mask_voting import MaskVoting
 from .options import check_options
 from .roi_heads import FCISROIHeads
@@ -37,7 +39,7 @@ class FCIS(GeneralizedRCNN):
             InputError: other ROI heads are named, or :func:`check_options` finds something.
         """
         options = check_options(cfg)
-        if FCISROIHeads.__name__ != cfg.MODEL.ROI_HEADS.NAME:
+        if not names_one_of(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, FCISROIHeads):
             raise InputError(f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}, wanted {FCISROIHeads.__name__}")
         voting = MaskVoting(
             score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,

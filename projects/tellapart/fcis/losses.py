@@ -71,9 +71,23 @@ def hardest(losses: Tensor, counts: list[int], keep: int) -> Tensor:
     return chosen
 
 
-def foreground_targets(
+class RegionTargets(NamedTuple):
+    """What R regions are to learn: ``foreground``, bool (R,), P of them; of these the ground truth's ``masks``, bool
+    (P, m, m), and ``boxes``, (P, 4)."""
+
+    foreground: Tensor
+    masks: Tensor
+    boxes: Tensor
+
+    def of(self, chosen: Tensor) -> RegionTargets:
+        """Those of some regions, ``chosen`` bool (R,)."""
+        kept = chosen[self.foreground]
+        return RegionTargets(self.foreground[chosen], self.masks[kept], self.boxes[kept])
+
+
+def region_targets(
     proposals: list[Instances], num_classes: int, resolution: int, threshold: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> RegionTargets:
     """What labelled proposals are to learn, the images in a row.
 
     Args:
@@ -81,9 +95,6 @@ def foreground_targets(
             ``gt_masks`` where any is foreground.
         num_classes: C.
         resolution, threshold: see :func:`mask_targets`.
-
-    Returns:
-        ``foreground`` bool (R,), masks bool (P, m, m), boxes (P, 4) of the ground truth.
     """
     foreground = [(p.gt_classes >= 0) & (p.gt_classes < num_classes) for p in proposals]
     device = proposals[0].gt_classes.device
@@ -94,4 +105,4 @@ def foreground_targets(
             image = image[chosen]
             masks.append(mask_targets(image.gt_masks, image.proposal_boxes.tensor, resolution, threshold))
             boxes.append(image.gt_boxes.tensor)
-    return torch.cat(foreground), torch.cat(masks), torch.cat(boxes)
+    return RegionTargets(torch.cat(foreground), torch.cat(masks), torch.cat(boxes))

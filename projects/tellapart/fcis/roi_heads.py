@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..idle import nothing_of
 from ..position_sensitive import SAMPLINGS, position_sensitive_conv, read, read_mean, to_table
-from .losses import RegionLosses, foreground_targets, hardest, region_losses
+from .losses import RegionLosses, RegionTargets, hardest, region_losses, region_targets
 from .options import check_options
 
 OUTSIDE, INSIDE = 0, 1  # the two sides of the score maps
@@ -166,9 +166,10 @@ class FCISROIHeads(ROIHeads):
         if any(len(image) and not image.has("gt_masks") for image in targets):
             raise InputError("FCIS learns from masks, but instances of DATASETS.TRAIN have no 'segmentation'")
         proposals = self.label_and_sample_proposals(proposals, targets)
+        wanted = region_targets(proposals, self.num_classes, self.resolution, self.mask_thresh)
         if self.ohem:
-            proposals = self.hardest_proposals(maps, proposals)
-        losses = self.losses(maps, proposals)
+            proposals, wanted = self.hardest_proposals(maps, proposals, wanted)
+        losses = self.losses(maps, proposals, wanted)
         idle = nothing_of(feature for name, feature in features.items() if name not in self.in_features)
         losses["loss_cls"] = losses["loss_cls"] + idle
         return proposals, losses
@@ -211,15 +212,13 @@ class FCISROIHeads(ROIHeads):
     # ------------------------------------------------------------------------------------------------ training
 
     def _predict_and_compare(
-        self, maps: PositionSensitiveMaps, proposals: list[Instances]
+        self, maps: PositionSensitiveMaps, proposals: list[Instances], wanted: RegionTargets
     ) -> tuple[RegionLosses, dict[str, Tensor]]:
         """The losses of each region, and what is worth logging."""
         boxes = [p.proposal_boxes for p in proposals]
         grids, deltas = self.assemble(maps, *self.regions(boxes))
         gt_classes = torch.cat([p.gt_classes for p in proposals])
-        foreground, gt_masks, gt_boxes = foreground_targets(
-            proposals, self.num_classes, self.resolution, self.mask_thresh
-        )
+        foreground, gt_masks, gt_boxes = wanted
         gt_deltas = self.box2box_transform.get_deltas(Boxes.cat(boxes).tensor[foreground], gt_boxes)
         class_logits = self.class_logits(grids)
         side_logits = self.side_logits(grids[foreground], gt_classes[foreground])
@@ -232,18 +231,22 @@ class FCISROIHeads(ROIHeads):
         return losses, logged
 
     @torch.no_grad()
-    def hardest_proposals(self, maps: PositionSensitiveMaps, proposals: list[Instances]) -> list[Instances]:
-        """OHEM: of each image the regions of the highest weighted sum of the three losses."""
-        losses, _ = self._predict_and_compare(maps, proposals)
+    def hardest_proposals(
+        self, maps: PositionSensitiveMaps, proposals: list[Instances], wanted: RegionTargets
+    ) -> tuple[list[Instances], RegionTargets]:
+        """OHEM: of each image the regions of the highest weighted sum of the three losses, and their targets."""
+        losses, _ = self._predict_and_compare(maps, proposals, wanted)
         total = losses.cls + self.seg_loss_weight * losses.seg + self.box_loss_weight * losses.box
         counts = [len(p) for p in proposals]
         chosen = hardest(total, counts, self.regions_per_image)
-        return [p[c] for p, c in zip(proposals, chosen.split(counts))]
+        return [p[c] for p, c in zip(proposals, chosen.split(counts))], wanted.of(chosen)
 
-    def losses(self, maps: PositionSensitiveMaps, proposals: list[Instances]) -> dict[str, Tensor]:
+    def losses(
+        self, maps: PositionSensitiveMaps, proposals: list[Instances], wanted: RegionTargets
+    ) -> dict[str, Tensor]:
         """``loss_cls``, a mean over the labelled proposals, and ``loss_mask`` and ``loss_box_reg``, sums over the
         number of regions that was asked for."""
-        losses, logged = self._predict_and_compare(maps, proposals)
+        losses, logged = self._predict_and_compare(maps, proposals, wanted)
         storage = get_event_storage()
         for name, right in logged.items():
             if right.numel():

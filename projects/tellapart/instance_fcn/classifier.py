@@ -1,5 +1,5 @@
-"""The network after the proposals: categories from the features inside of each mask (the third stage of MNC, which the
-paper puts behind InstanceFCN to get category-aware instances)."""
+"""What comes after the proposals: nothing, or categories from the features inside of each mask (the third stage of MNC,
+which the paper puts behind InstanceFCN to get category-aware instances)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..masks import crop_masks, mask_targets
+
+
+@ROI_HEADS_REGISTRY.register()
+class NoClassifier(nn.Module):
+    """Stands where ROI heads would: the proposals are the result, and there is nothing to learn."""
+
+    def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
+        super().__init__()
+
+    def forward(self, images, features, proposals: list[Instances], targets=None) -> tuple[list[Instances], dict]:
+        """The proposals as they came, and no losses."""
+        return proposals, {}
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec, paste_masks_in_image
+from detectron2.layers import paste_masks_in_image
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
 from ..masks import tight_boxes
-from .classifier import MaskedROIHeads
+from ..parts import names_one_of
+from .classifier import MaskedROIHeads, NoClassifier
 from .proposals import InstanceFCNProposals
-
-
-@ROI_HEADS_REGISTRY.register()
-class NoClassifier(nn.Module):
-    """Stands where ROI heads would: the proposals are the result, and there is nothing to learn."""
-
-    def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
-        super().__init__()
-
-    def forward(self, images, features, proposals: list[Instances], targets=None) -> tuple[list[Instances], dict]:
-        """The proposals as they came, and no losses."""
-        return proposals, {}
 
 
 @META_ARCH_REGISTRY.register()
@@ -53,11 +43,13 @@ class InstanceFCN(GeneralizedRCNN):
         Raises:
             InputError: other parts are named, or there are no scales.
         """
-        parts = {"PROPOSAL_GENERATOR": [InstanceFCNProposals], "ROI_HEADS": [NoClassifier, MaskedROIHeads]}
-        for section, classes in parts.items():
-            name, wanted = cfg.MODEL[section].NAME, [part.__name__ for part in classes]
-            if name not in wanted:
-                raise InputError(f"MODEL.{section}.NAME is {name}, wanted {' or '.join(wanted)}")
+        for section, registry, *parts in (
+            ("PROPOSAL_GENERATOR", PROPOSAL_GENERATOR_REGISTRY, InstanceFCNProposals),
+            ("ROI_HEADS", ROI_HEADS_REGISTRY, NoClassifier, MaskedROIHeads),
+        ):
+            name = cfg.MODEL[section].NAME
+            if not names_one_of(registry, name, *parts):
+                raise InputError(f"MODEL.{section}.NAME is {name}, wanted {' or '.join(p.__name__ for p in parts)}")
         scales = tuple(cfg.MODEL.INSTANCE_FCN.TEST_SCALES)
         if not scales or min(scales) <= 0:
             raise InputError(f"MODEL.INSTANCE_FCN.TEST_SCALES is {scales}, wanted one or more factors above 0")

@@ -6,6 +6,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, batched_nms
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
@@ -14,7 +15,9 @@ from torch.nn import functional as F
 
 from ..errors import InputError, check_keys
 from ..idle import nothing_of
-from ..masks import mask_targets, tight_edges
+from ..masks import extended, mask_targets, tight_edges
+from ..parts import names_one_of
+from .classifier import MaskedROIHeads, NoClassifier
 from .heads import WINDOW_MASK_HEAD_REGISTRY
 from .windows import centred_windows, label_by_iou, label_by_place_and_size, window_boxes
 
@@ -112,7 +115,7 @@ class InstanceFCNProposals(nn.Module):
         """
         if not cfg.MODEL.MASK_ON:
             raise InputError("MODEL.MASK_ON is False, but InstanceFCNProposals learns from masks: set it to True")
-        options = cfg.MODEL.INSTANCE_FCN
+        options, after = cfg.MODEL.INSTANCE_FCN, cfg.MODEL.ROI_HEADS.NAME
         missing = [name for name in options.IN_FEATURES if name not in input_shape]
         if missing or not options.IN_FEATURES:
             raise InputError(
@@ -142,8 +145,8 @@ class InstanceFCNProposals(nn.Module):
             "nms_thresh": options.NMS_THRESH,
             "post_nms_topk": options.POST_NMS_TOPK,
             "score": options.SCORE,
-            "propose_in_training": cfg.MODEL.ROI_HEADS.NAME != "NoClassifier" or cfg.VIS_PERIOD > 0,
-            "masks_in_training": cfg.MODEL.ROI_HEADS.NAME == "MaskedROIHeads",
+            "propose_in_training": not names_one_of(ROI_HEADS_REGISTRY, after, NoClassifier) or cfg.VIS_PERIOD > 0,
+            "masks_in_training": names_one_of(ROI_HEADS_REGISTRY, after, MaskedROIHeads),
         }
 
     def forward(
@@ -257,7 +260,8 @@ class InstanceFCNProposals(nn.Module):
         """The most likely windows of one image, ``topk`` of each level; only these are assembled.
 
         Returns:
-            Their boxes in image pixels, objectness logits (W,), foreground probabilities (W, m, m), 0 off the image.
+            Their boxes in image pixels, objectness logits (W,), foreground probabilities (W, m, m); a cell
+            off the image has that of the nearest cell in it, so that masks go up to the image's edge.
         """
         kept, scores = [], []
         for level_windows in windows:
@@ -267,7 +271,7 @@ class InstanceFCNProposals(nn.Module):
             scores.append(level_scores[best])
         kept = torch.cat(kept)
         masks, inside = self.mask_head.masks(shared, kept)
-        return window_boxes(kept, self.strides, self.window_size), torch.cat(scores), masks.sigmoid() * inside
+        return window_boxes(kept, self.strides, self.window_size), torch.cat(scores), extended(masks.sigmoid(), inside)
 
     def choose(self, boxes: Boxes, logits: Tensor, masks: Tensor, image_size: tuple[int, int]) -> Instances:
         """NMS over the windows of one image, by the tight boxes of their binarised masks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import os
 import re
@@ -10,12 +11,23 @@ import re
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
 
 from .. import add_config
 from ..data.coco_folder import check_dataset, has_masks, parse_register_flag, register_coco_folder
 from ..errors import InputError
+from ..instance_fcn.classifier import NoClassifier
+from ..parts import names_one_of
 
 logger = logging.getLogger(__name__)
+
+_PARTS = {
+    "META_ARCHITECTURE": META_ARCH_REGISTRY, "BACKBONE.NAME": BACKBONE_REGISTRY,
+    "PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY, "ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY, "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+}  # fmt: skip
 
 
 def register_from_flags(flags: list[str]) -> None:
@@ -34,7 +46,8 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
     Without a GPU ``MODEL.DEVICE cuda`` becomes ``cpu``, with a warning.
 
     Raises:
-        InputError: no such file, broken YAML, an unknown key (with the nearest known one) or a value of another type.
+        InputError: no such file, broken YAML, an unknown key (with the nearest known one), a value of another type, or
+            a part of a model that is not registered.
     """
     cfg = get_cfg()
     add_config(cfg)
@@ -49,7 +62,19 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("no CUDA device: MODEL.DEVICE %s -> cpu", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    _check_parts(cfg)
     return cfg
+
+
+def _check_parts(cfg: CfgNode) -> None:
+    for key, registry in _PARTS.items():
+        name = functools.reduce(getattr, key.split("."), cfg.MODEL)
+        # the two that no registry has: nothing, and proposals that come with the data
+        if name not in registry and name not in ("", "PrecomputedProposals"):
+            known = [known for known, _ in registry]
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise InputError(f"MODEL.{key} is {name}, which is not registered; {hint}")
 
 
 def _merge(merge, cfg: CfgNode, source: str) -> None:
@@ -111,7 +136,7 @@ def check_datasets(cfg: CfgNode, names: list[str]) -> None:
         InputError: names the data set, the file, the annotation or the key.
     """
     section = _CLASSES_OF.get(cfg.MODEL.META_ARCHITECTURE)
-    if section == "ROI_HEADS" and cfg.MODEL.ROI_HEADS.NAME == "NoClassifier":
+    if section == "ROI_HEADS" and names_one_of(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, NoClassifier):
         section = None  # proposals of no category are the result
     num_classes = cfg.MODEL[section].NUM_CLASSES if section else None
     for name in dict.fromkeys(names):

@@ -8,11 +8,17 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
-from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads, select_foreground_proposals
+from detectron2.modeling.roi_heads import (
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    StandardROIHeads,
+    select_foreground_proposals,
+)  # fmt: skip
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from ..errors import InputError
+from ..parts import names_one_of
 from .losses import embedding_loss, masks_on_map
 from .mask_head import EmbeddingPredictor, SemiConvMaskHead
 from .options import check_options
@@ -56,7 +62,8 @@ class SemiConvROIHeads(StandardROIHeads):
             InputError: another mask head, no masks, or no pooler.
         """
         options = cfg.MODEL.ROI_MASK_HEAD
-        if not cfg.MODEL.MASK_ON or SemiConvMaskHead.__name__ != options.NAME or not options.POOLER_TYPE:
+        fits = names_one_of(ROI_MASK_HEAD_REGISTRY, options.NAME, SemiConvMaskHead)
+        if not cfg.MODEL.MASK_ON or not fits or not options.POOLER_TYPE:
             raise InputError(
                 f"MODEL.MASK_ON is {cfg.MODEL.MASK_ON}, MODEL.ROI_MASK_HEAD.NAME {options.NAME}, its POOLER_TYPE "
                 f"{options.POOLER_TYPE!r}; SemiConvROIHeads wants True, SemiConvMaskHead and a pooler"
