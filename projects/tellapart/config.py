@@ -106,8 +106,6 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.SEMICONV.GRADIENT_SCALE = 0.1
     # Factors on the losses: embeddings over the image (equation 5), and the kernel against each region's mask.
     cfg.MODEL.SEMICONV.EMBEDDING_LOSS_WEIGHT = 1.0
-    # "own": the first counts an instance on the level that its region is pooled from; "all": on every level.
-    cfg.MODEL.SEMICONV.LOSS_LEVELS = "own"
     cfg.MODEL.SEMICONV.KERNEL_LOSS_WEIGHT = 1.0
 
     # Instance colouring: clusters of embeddings instead of boxes; SEMICONV above says which embeddings.

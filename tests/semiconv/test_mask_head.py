@@ -103,27 +103,23 @@ def test_gradient_into_the_features_is_scaled():
 
 
 def test_levels_of_the_image_level_loss():
-    """The large object is pooled from p3, the small one from p2: by default each counts there only."""
+    """The large object counts on every level; the small one, of one pixel or none on the coarse ones, on the others."""
     inputs = [annotated(256, 256, [[4, 4, 40, 40], [60, 20, 250, 250]])]
-    got = {}
-    for levels in ("own", "all"):
-        net = model(*IMAGE_LEVEL, "MODEL.SEMICONV.LOSS_LEVELS", levels)
-        got[levels] = losses_of(net, inputs)["loss_embedding"].item()
-    heads, truth = net.roi_heads, inputs[0]["instances"]
-    expected = {"own": [], "all": []}
+    net = model(*IMAGE_LEVEL)
+    got = losses_of(net, inputs)["loss_embedding"].item()
+    heads, truth, expected = net.roi_heads, inputs[0]["instances"], []
     with torch.no_grad():
         images = net.preprocess_image(inputs)
         features = net.train().backbone(images.tensor)
-        for level, (stride, phi) in enumerate(zip(heads.embedding_strides, heads.embed(features))):
+        for stride, phi in zip(heads.embedding_strides, heads.embed(features)):
             psi = heads.mask_head.semiconv["operator"](phi, stride)
-            for i, own in enumerate((0, 1)):
+            for i in range(2):
                 mask = masks_on_map(truth[i : i + 1].gt_masks, (256, 256), stride, phi.shape[-2:])
-                spread = spreads(psi, [mask]).tolist()
-                expected["all"] += spread
-                expected["own"] += spread if level == own else []
-    assert len(expected["all"]) > len(expected["own"]) == 2
-    for levels, found in expected.items():
-        assert abs(got[levels] - sum(found) / len(found)) < 1e-4 * got[levels], levels
+                expected.append((i, stride, spreads(psi, [mask]).tolist()))
+    large, small = ([stride for i, stride, found in expected if found and i == which] for which in (1, 0))
+    assert large == heads.embedding_strides and small == large[:-1]
+    values = [value for _, _, found in expected for value in found]
+    assert abs(got - sum(values) / len(values)) < 1e-4 * got
 
 
 def head(seed: str = "soft", **more) -> SemiConvMaskHead:
@@ -256,7 +252,6 @@ def test_heads_of_ones_own(monkeypatch):
         ((*IMAGE_LEVEL, "MODEL.MASK_ON", "False"), "MODEL.MASK_ON is False"),
         ((*IMAGE_LEVEL, "MODEL.ROI_MASK_HEAD.POOLER_TYPE", ""), "POOLER_TYPE ''"),
         ((*IMAGE_LEVEL, "MODEL.SEMICONV.SEED", "warm"), "SEMICONV.SEED is 'warm', wanted one of .'soft', 'hard'."),
-        ((*IMAGE_LEVEL, "MODEL.SEMICONV.LOSS_LEVELS", "some"), "LOSS_LEVELS is 'some', wanted one of"),
         ((*IMAGE_LEVEL, "MODEL.SEMICONV.EMBEDDING_DIM", "1"), "EMBEDDING_DIM is 1, wanted at least 2"),
         ((*IMAGE_LEVEL, "MODEL.SEMICONV.CONV_DIM", "0"), "CONV_DIM is 0, wanted 1 or more"),
         ((*ALONE, "MODEL.SEMICONV.KERNEL", "Laplace"), "KERNEL is 'Laplace', wanted one of .'LaplacianKernel', "),

@@ -10,8 +10,6 @@ from ..errors import check_keys
 from .kernels import KERNEL_REGISTRY, SEEDS
 from .operator import MIXING_REGISTRY
 
-LOSS_LEVELS = ("own", "all")
-
 
 def check_options(cfg: CfgNode) -> CfgNode:
     """``cfg.MODEL.SEMICONV``, every value of which makes sense.
@@ -24,7 +22,6 @@ def check_options(cfg: CfgNode) -> CfgNode:
         "MIXING": [name for name, _ in MIXING_REGISTRY],
         "KERNEL": [name for name, _ in KERNEL_REGISTRY],
         "SEED": list(SEEDS),
-        "LOSS_LEVELS": list(LOSS_LEVELS),
     }
     widths, factors = ("PIXELS_PER_UNIT", "SIGMA"), ("GRADIENT_SCALE", "EMBEDDING_LOSS_WEIGHT", "KERNEL_LOSS_WEIGHT")
     checks = [

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     StandardROIHeads,
     select_foreground_proposals,
 )  # fmt: skip
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from ..errors import InputError
@@ -23,7 +21,6 @@ from .losses import embedding_loss, masks_on_map
 from .mask_head import EmbeddingPredictor, SemiConvMaskHead
 from .options import check_options
 
-_CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4  # ROIPooler's defaults: a box of 224 x 224 pixels belongs to stride 16
 _EMBEDDINGS = "semiconv embeddings"  # where forward() leaves them among the features for the mask branch
 
 
@@ -37,8 +34,6 @@ class SemiConvROIHeads(StandardROIHeads):
         embedding_pooler: cuts Phi to regions, in the masks' resolution.
         embedding_strides: input pixels a pixel of each level.
         embedding_loss_weight: factor on ``loss_embedding``.
-        loss_levels: "own": an instance's embedding is learned on the level that its region is pooled from, the only one
-            that is read for it; "all": on each level on which it has two pixels.
         other arguments: of ``StandardROIHeads``; ``mask_head`` must be a ``SemiConvMaskHead``.
     """
 
@@ -47,12 +42,11 @@ class SemiConvROIHeads(StandardROIHeads):
     @configurable
     def __init__(
         self, *, embedding_predictor: EmbeddingPredictor, embedding_pooler: ROIPooler,
-        embedding_strides: list[int], embedding_loss_weight: float, loss_levels: str, **kwargs,
+        embedding_strides: list[int], embedding_loss_weight: float, **kwargs,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.embedding_predictor, self.embedding_pooler = embedding_predictor, embedding_pooler
         self.embedding_strides, self.embedding_loss_weight = embedding_strides, embedding_loss_weight
-        self.loss_levels = loss_levels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -79,7 +73,6 @@ class SemiConvROIHeads(StandardROIHeads):
             "embedding_pooler": ROIPooler(*sizes),
             "embedding_strides": [shape.stride for shape in shapes],
             "embedding_loss_weight": semiconv.EMBEDDING_LOSS_WEIGHT,
-            "loss_levels": semiconv.LOSS_LEVELS,
         }
 
     def embed(self, features: dict[str, Tensor]) -> list[Tensor]:
@@ -99,23 +92,16 @@ class SemiConvROIHeads(StandardROIHeads):
         return found, losses
 
     def image_level_loss(self, images: ImageList, embeddings: list[Tensor], targets: list[Instances]) -> Tensor:
-        """Equation 5 over all instances, each on the level that its region is pooled from, or on all; weighted."""
+        """Equation 5 over all instances, each on every level on which it has two pixels; weighted."""
         masks = [[] for _ in embeddings]
         for truth, size in zip(targets, images.image_sizes):
-            levels = self._levels([truth.gt_boxes])
-            for level, (stride, phi, found) in enumerate(zip(self.embedding_strides, embeddings, masks)):
-                counted = truth[levels == level] if self.loss_levels == "own" else truth
+            for stride, phi, found in zip(self.embedding_strides, embeddings, masks):
                 empty = torch.zeros((0, *phi.shape[-2:]), dtype=torch.bool, device=phi.device)
-                on_map = masks_on_map(counted.gt_masks, size, stride, phi.shape[-2:]) if len(counted) else empty
+                on_map = masks_on_map(truth.gt_masks, size, stride, phi.shape[-2:]) if len(truth) else empty
                 found.append(on_map.to(phi.device))
         operator = self.mask_head.semiconv["operator"]
         psi = [operator(phi, stride) for phi, stride in zip(embeddings, self.embedding_strides)]
         return embedding_loss(psi, masks) * self.embedding_loss_weight
-
-    def _levels(self, boxes: list[Boxes]) -> Tensor:
-        """The level, an index, that each box is pooled from."""
-        finest, coarsest = (round(math.log2(self.embedding_strides[i])) for i in (0, -1))
-        return assign_boxes_to_levels(boxes, finest, coarsest, _CANONICAL_SIZE, _CANONICAL_LEVEL)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> dict | list[Instances]:
         """The mask branch, as the base class calls it; the mask head gets the regions' embeddings too."""
