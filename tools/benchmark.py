@@ -5,6 +5,8 @@
     python tools/benchmark.py assemble      # FCIS's assembling: embedding_bag, gather, torchvision's ps_roi_align
     python tools/benchmark.py memory        # peak memory of scoring 600 regions of 81 categories: in chunks, at once
     python tools/benchmark.py voting        # mask voting: all detections at once, one by one
+    python tools/benchmark.py windows       # masks of 100 windows: InstanceFCN's score maps, the DeepMask-style head
+    python tools/benchmark.py semiconv      # a training step of Mask R-CNN, without and with the operators
 
 Times are medians over several runs; they hang on the machine, the ratios hardly.
 """
@@ -22,12 +24,17 @@ from tellapart import add_config
 from tellapart.fcis import MaskVoting
 from tellapart.fcis.mask_voting import vote
 from tellapart.fcis.roi_heads import FCISROIHeads
+from tellapart.instance_fcn.heads import DeepMaskHead, InstanceSensitiveHead
+from tellapart.instance_fcn.windows import centred_windows
 from tellapart.position_sensitive import assemble
+from tellapart.runtime.doors import load_config
 
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 from torch.utils.benchmark import Timer
 from torchvision.ops import ps_roi_align
 
@@ -146,7 +153,61 @@ def benchmark_voting() -> None:
     )
 
 
-PARTS = {"assemble": benchmark_assemble, "memory": benchmark_memory, "voting": benchmark_voting}
+def benchmark_windows() -> None:
+    """The paper's sizes: features of 512 channels and stride 8, windows of 21 x 21, k 5; 56 x 56 masks of DeepMask."""
+    height, width = 75, 125  # of a 600 x 1000 image
+    features = [torch.randn(1, 512, height, width)]
+    everything = centred_windows(0, 0, (height, width), 21)
+    some = everything[torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))[:100]]
+    ours = InstanceSensitiveHead(in_channels=512, conv_dim=512, grid_size=5, window_size=21)
+    theirs = DeepMaskHead(in_channels=512, hidden_dim=512, window_size=21, mask_resolution=56)
+    counts = [sum(p.numel() for p in head.parameters()) for head in (ours, theirs)]
+    print(f"windows: 600 x 1000 px, {len(everything)} windows; {counts[0]:,} and {counts[1]:,} parameters")
+
+    def run(head: torch.nn.Module, windows: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return head.masks(head(features), windows)[0]
+
+    report(
+        [
+            ("score maps, 100 windows assembled", seconds(lambda: run(ours, some))),
+            ("score maps, all windows assembled", seconds(lambda: run(ours, everything))),
+            ("DeepMask-style, 100 windows", seconds(lambda: run(theirs, some))),
+        ]
+    )
+
+
+def benchmark_semiconv() -> None:
+    """The quick configs for BBBC010, two crops of random pixels with 20 random boxes as instances."""
+    inputs = []
+    for seed in (0, 1):
+        boxes = Boxes(made_boxes(20) * 0.3 + seed)
+        boxes.clip((256, 256))
+        truth = Instances((256, 256), gt_boxes=boxes, gt_classes=torch.zeros(20, dtype=torch.int64))
+        masks = torch.zeros(20, 256, 256, dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes.tensor.long().tolist()):
+            mask[y0:y1, x0:x1] = True
+        truth.gt_masks = BitMasks(masks)
+        inputs.append({"image": torch.randint(0, 255, (3, 256, 256), dtype=torch.uint8), "instances": truth})
+    rows = []
+    for name, config in (("Mask R-CNN", "mask_rcnn"), ("with semi-convolutional operators", "semiconv")):
+        path = Path(__file__).resolve().parents[1] / "configs" / "quick" / f"{config}_R_18_FPN_bbbc010.yaml"
+        model = build_model(load_config(str(path), ["MODEL.DEVICE", "cpu"])).train()
+
+        def step(model: torch.nn.Module = model) -> None:
+            model.zero_grad()
+            with EventStorage(0):
+                sum(model(inputs).values()).backward()
+
+        rows.append((name, seconds(step)))
+    print("semiconv: forward and backward, R-18-FPN, two images of 256 x 256 px, 20 instances each")
+    report(rows)
+
+
+PARTS = {
+    "assemble": benchmark_assemble, "memory": benchmark_memory, "voting": benchmark_voting,
+    "windows": benchmark_windows, "semiconv": benchmark_semiconv,
+}  # fmt: skip
 
 
 if __name__ == "__main__":
