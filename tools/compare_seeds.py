@@ -1,13 +1,16 @@
 #!/usr/bin/env python
-"""Two or more second stages from the same first stage, over several seeds: trains all that is missing, prints a table.
+"""Configs side by side over several seeds, alone or as second stages of one that they share: trains all that is missing
+and prints a table.
 
-Each seed's first stage is trained once, and each second stage starts from its checkpoint. A run that was stopped goes
-on where it stopped, one that is done is not repeated.
+Each seed's first stage, if there is one, is trained once, and each second stage starts from its checkpoint. A run that
+was stopped goes on where it stopped, one that is done is not repeated.
 
-Example:
+Examples:
     python tools/compare_seeds.py --output output/worms --seeds 1 2 3 --jobs 2 \\
         --first configs/quick/mask_rcnn_R_18_FPN_bbbc010.yaml \\
         --second configs/quick/mask_rcnn_R_18_FPN_bbbc010_longer.yaml configs/quick/semiconv_R_18_FPN_bbbc010.yaml
+    python tools/compare_seeds.py --output output/windows --jobs 2 --metrics mask_proposals/AR@100 \\
+        --second configs/quick/instance_fcn_R_18_shapes.yaml configs/quick/instance_fcn_R_18_FPN_shapes.yaml
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from tellapart.runtime.runs import in_parallel, train
 
 
 def run_seed(
-    first: Path, second: list[Path], output: Path, seed: int, options: list[str], metrics: list[str]
+    first: Path | None, second: list[Path], output: Path, seed: int, options: list[str], metrics: list[str]
 ) -> list[dict]:
-    """Metrics of the first stage and of each second one from its checkpoint, for one seed."""
-    start = output / first.stem / f"seed_{seed}"
-    found = [train(first, start, seed, options, metrics)]
-    weights = ["MODEL.WEIGHTS", str(start / "model_final.pth")]
-    return found + [train(c, output / c.stem / f"seed_{seed}", seed, [*options, *weights], metrics) for c in second]
+    """Metrics of the first stage, if there is one, and of each second one from its checkpoint, for one seed."""
+    found = []
+    if first is not None:
+        start = output / first.stem / f"seed_{seed}"
+        found.append(train(first, start, seed, options, metrics))
+        options = [*options, "MODEL.WEIGHTS", str(start / "model_final.pth")]
+    return found + [train(c, output / c.stem / f"seed_{seed}", seed, options, metrics) for c in second]
 
 
 def table(names: list[str], metrics: list[str], found: list[list[dict]]) -> str:
@@ -47,7 +52,7 @@ def table(names: list[str], metrics: list[str], found: list[list[dict]]) -> str:
 def main() -> None:
     """Read the flags, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--first", type=Path, required=True, help="config of the stage that all share")
+    parser.add_argument("--first", type=Path, help="config of the stage that all share; default: none")
     parser.add_argument("--second", type=Path, nargs="+", required=True, help="configs to compare")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--output", type=Path, required=True, help="folder for all runs and comparison.json")
@@ -55,11 +60,12 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=["segm/AP", "segm/AP50", "segm/AP75"])
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for all runs")
     args = parser.parse_args()
-    names = [config.stem for config in [args.first, *args.second]]
+    configs = [*([args.first] if args.first else []), *args.second]
+    names = [config.stem for config in configs]
     for flag, values in (("--first and --second", names), ("--seeds", args.seeds)):
         if len(set(values)) < len(values):
             raise InputError(f"{flag} are {values}: each wants a folder of its own")
-    for config in [args.first, *args.second]:
+    for config in configs:
         if not config.is_file():
             raise InputError(f"config file {config} does not exist")
     if args.jobs > 1:

@@ -97,6 +97,17 @@ def test_second_stages_start_from_the_firsts_weights_of_their_seed(compare, made
     assert "MODEL.WEIGHTS" not in seen(made / "out" / "first" / "seed_3")[0]["argv"]
 
 
+def test_without_a_first_stage(made, run_tool):
+    configs = [str(made / f"{name}.yaml") for name in ("second", "other")]
+    printed = run_tool(
+        "compare_seeds.py", "--output", str(made / "out"), "--seeds", "2", "--metrics", "segm/AP", "--second", *configs
+    )
+    assert printed[printed.index("| config") :].splitlines()[2:] == [
+        "| second | 26.0 ± nan | 1 |", "| other | 25.0 ± nan | 1 |"
+    ]  # fmt: skip
+    assert (made / "out" / "other" / "seed_2" / "model_final.pth").read_text() == "other 2"
+
+
 def test_what_is_done_is_not_repeated(compare, made):
     compare("--seeds", "1", second=("second",))
     table = compare("--seeds", "1", "2", second=("second", "other"))
