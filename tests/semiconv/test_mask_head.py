@@ -7,7 +7,7 @@ from pathlib import Path
 from tellapart import InputError, add_config
 from tellapart.runtime.doors import load_config
 from tellapart.semiconv import LaplacianKernel, SemiConvMaskHead, SemiConvROIHeads
-from tellapart.semiconv.losses import masks_on_map, spreads
+from tellapart.semiconv.losses import bit_masks, masks_on_map, spreads
 from tellapart.semiconv.mask_head import kernel_loss
 
 import pytest
@@ -114,7 +114,7 @@ def test_levels_of_the_image_level_loss():
         for stride, phi in zip(heads.embedding_strides, heads.embed(features)):
             psi = heads.mask_head.semiconv["operator"](phi, stride)
             for i in range(2):
-                mask = masks_on_map(truth[i : i + 1].gt_masks, (256, 256), stride, phi.shape[-2:])
+                mask = masks_on_map(bit_masks(truth[i : i + 1]), stride, phi.shape[-2:])
                 expected.append((i, stride, spreads(psi, [mask]).tolist()))
     large, small = ([stride for i, stride, found in expected if found and i == which] for which in (1, 0))
     assert large == heads.embedding_strides and small == large[:-1]

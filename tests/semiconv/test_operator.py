@@ -13,14 +13,14 @@ from tellapart.semiconv import (
     embedding_loss,
 )
 from tellapart.semiconv.kernels import hard_seed, soft_seed
-from tellapart.semiconv.losses import masks_on_map
+from tellapart.semiconv.losses import bit_masks, masks_on_map
 from tellapart.semiconv.operator import box_coordinates, map_coordinates, scale_gradient
 
 import numpy as np
 import pytest
 import torch
 from detectron2.layers import ROIAlign
-from detectron2.structures import BitMasks, PolygonMasks
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 from torch import nn
 from torch.nn import functional as F
 
@@ -277,7 +277,7 @@ def test_embedding_loss_without_instances_has_a_gradient():
 def test_masks_on_a_map_take_the_pixel_in_the_middle(stride):
     height, width, size = 21, 30, (-(-32 // stride), -(-32 // stride))
     full = torch.rand(2, height, width, generator=torch.Generator().manual_seed(0)) > 0.5
-    seen = masks_on_map(BitMasks(full), (height, width), stride, size)
+    seen = masks_on_map(BitMasks(full), stride, size)
     assert seen.shape == (2, *size) and seen.dtype == torch.bool
     for i in range(size[0]):
         for j in range(size[1]):
@@ -288,5 +288,5 @@ def test_masks_on_a_map_take_the_pixel_in_the_middle(stride):
 
 def test_polygons_on_a_map():
     polygon = np.array([4.0, 4.0, 20.0, 4.0, 20.0, 12.0, 4.0, 12.0])
-    seen = masks_on_map(PolygonMasks([[polygon]]), (16, 24), 4, (4, 6))
+    seen = masks_on_map(bit_masks(Instances((16, 24), gt_masks=PolygonMasks([[polygon]]))), 4, (4, 6))
     assert seen[0].nonzero().tolist() == [[i, j] for i in (1, 2) for j in (1, 2, 3, 4)]

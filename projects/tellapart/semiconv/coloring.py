@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..idle import nothing_of
 from ..masks import tight_boxes
 from .clustering import CLUSTERINGS, nearest
-from .losses import embedding_loss, masks_on_map
+from .losses import bit_masks, embedding_loss, masks_on_map
 from .mask_head import EmbeddingPredictor
 from .operator import SemiConv, enlarged
 from .options import check_options
@@ -135,9 +135,7 @@ class SemiConvColoring(nn.Module):
         for truth, (height, width), category in zip(targets, images.image_sizes, categories):
             rows, columns = (len(range(self.stride // 2, length, self.stride)) for length in (height, width))
             category[:rows, :columns] = background
-            on_map = torch.zeros((0, *size), dtype=torch.bool, device=phi.device)
-            if len(truth):
-                on_map = masks_on_map(truth.gt_masks, (height, width), self.stride, size).to(phi.device)
+            on_map = masks_on_map(bit_masks(truth), self.stride, size).to(phi.device)
             covered = on_map.any(0)
             if len(truth):  # where instances overlap, the first one's
                 category[covered] = truth.gt_classes[on_map.int().argmax(0)[covered]]

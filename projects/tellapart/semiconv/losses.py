@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import torch
-from detectron2.structures import BitMasks, PolygonMasks
+from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..idle import nothing_of
 
 
-def masks_on_map(
-    gt_masks: BitMasks | PolygonMasks, image_size: tuple[int, int], stride: int, size: tuple[int, int]
-) -> Tensor:
+def bit_masks(truth: Instances) -> BitMasks:
+    """The ``gt_masks`` of an image, drawn if they are polygons; without instances there need not be any."""
+    if not len(truth):
+        return BitMasks(torch.zeros((0, *truth.image_size), dtype=torch.bool))
+    masks = truth.gt_masks
+    return masks if isinstance(masks, BitMasks) else BitMasks.from_polygon_masks(masks, *truth.image_size)
+
+
+def masks_on_map(gt_masks: BitMasks, stride: int, size: tuple[int, int]) -> Tensor:
     """Ground truth at the centres of a map's pixels.
 
     A thin instance keeps the pixels whose centres it covers; by area most of its pixels would not be its own.
 
     Args:
         gt_masks: G masks in the input image.
-        image_size: (height, width) of that, pixels.
         stride: input pixels a map pixel.
         size: (H, W) of the map; what lies right of and below the image is padding.
 
     Returns:
         bool (G, H, W).
     """
-    if isinstance(gt_masks, PolygonMasks):
-        gt_masks = BitMasks.from_polygon_masks(gt_masks, *image_size)
     seen = gt_masks.tensor[:, stride // 2 :: stride, stride // 2 :: stride][:, : size[0], : size[1]]
     return F.pad(seen, (0, size[1] - seen.shape[2], 0, size[0] - seen.shape[1]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
@@ -11,13 +10,13 @@ from detectron2.modeling.roi_heads import (
     ROI_MASK_HEAD_REGISTRY,
     StandardROIHeads,
     select_foreground_proposals,
-)  # fmt: skip
+)
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from ..errors import InputError
 from ..parts import names_one_of
-from .losses import embedding_loss, masks_on_map
+from .losses import bit_masks, embedding_loss, masks_on_map
 from .mask_head import EmbeddingPredictor, SemiConvMaskHead
 from .options import check_options
 
@@ -88,17 +87,15 @@ class SemiConvROIHeads(StandardROIHeads):
             return super().forward(images, features, proposals, targets)
         embeddings = self.embed(features)
         found, losses = super().forward(images, {**features, _EMBEDDINGS: embeddings}, proposals, targets)
-        losses["loss_embedding"] = self.image_level_loss(images, embeddings, targets)
+        losses["loss_embedding"] = self.image_level_loss(embeddings, targets)
         return found, losses
 
-    def image_level_loss(self, images: ImageList, embeddings: list[Tensor], targets: list[Instances]) -> Tensor:
+    def image_level_loss(self, embeddings: list[Tensor], targets: list[Instances]) -> Tensor:
         """Equation 5 over all instances, each on every level on which it has two pixels; weighted."""
         masks = [[] for _ in embeddings]
-        for truth, size in zip(targets, images.image_sizes):
+        for drawn in map(bit_masks, targets):  # once, not for every level
             for stride, phi, found in zip(self.embedding_strides, embeddings, masks):
-                empty = torch.zeros((0, *phi.shape[-2:]), dtype=torch.bool, device=phi.device)
-                on_map = masks_on_map(truth.gt_masks, size, stride, phi.shape[-2:]) if len(truth) else empty
-                found.append(on_map.to(phi.device))
+                found.append(masks_on_map(drawn, stride, phi.shape[-2:]).to(phi.device))
         operator = self.mask_head.semiconv["operator"]
         psi = [operator(phi, stride) for phi, stride in zip(embeddings, self.embedding_strides)]
         return embedding_loss(psi, masks) * self.embedding_loss_weight
