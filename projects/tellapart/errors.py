@@ -27,6 +27,16 @@ def check_keys(section: str, options: Mapping[str, object], checks: Iterable[tup
             raise InputError(f"{section}.{key} is {options[key]!r}, wanted {wanted}")
 
 
+def check_mask_on(model: Mapping[str, object], learner: str) -> None:
+    """``learner`` needs masks, which loaders bring only with ``MASK_ON`` in the config's section ``MODEL``.
+
+    Raises:
+        InputError: it is off.
+    """
+    if not model["MASK_ON"]:
+        raise InputError(f"MODEL.MASK_ON is False, but {learner} learns from masks: set it to True")
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Runs `main()` of a script; of an InputError it prints the message, no traceback, and exits with code 1, of Ctrl-C
     with code 130."""

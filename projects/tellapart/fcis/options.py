@@ -7,7 +7,7 @@ import math
 from detectron2.config import CfgNode
 from detectron2.layers import get_norm
 
-from ..errors import InputError, check_keys
+from ..errors import InputError, check_keys, check_mask_on
 from ..position_sensitive import SAMPLINGS
 
 
@@ -18,8 +18,7 @@ def check_options(cfg: CfgNode) -> CfgNode:
         InputError: names the key, what it is and what is wanted.
     """
     options, model = cfg.MODEL.FCIS, cfg.MODEL
-    if not model.MASK_ON:  # the loader would bring no masks
-        raise InputError("MODEL.MASK_ON is False, but FCIS learns from masks: set it to True")
+    check_mask_on(model, "FCIS")
     regions, loss = model.ROI_HEADS.BATCH_SIZE_PER_IMAGE, model.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE
     only = "'smooth_l1', the only one that FCIS has"
     check_keys("MODEL.ROI_HEADS", model.ROI_HEADS, [("BATCH_SIZE_PER_IMAGE", regions >= 1, "1 or more")])

@@ -13,7 +13,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError, check_keys
+from ..errors import InputError, check_keys, check_mask_on
 from ..idle import nothing_of
 from ..masks import extended, mask_targets, tight_edges
 from ..parts import names_one_of
@@ -113,8 +113,7 @@ class InstanceFCNProposals(nn.Module):
         Raises:
             InputError: names the key, what it is and what is wanted.
         """
-        if not cfg.MODEL.MASK_ON:
-            raise InputError("MODEL.MASK_ON is False, but InstanceFCNProposals learns from masks: set it to True")
+        check_mask_on(cfg.MODEL, cls.__name__)
         options, after = cfg.MODEL.INSTANCE_FCN, cfg.MODEL.ROI_HEADS.NAME
         missing = [name for name in options.IN_FEATURES if name not in input_shape]
         if missing or not options.IN_FEATURES:

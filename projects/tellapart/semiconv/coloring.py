@@ -10,7 +10,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError
+from ..errors import InputError, check_mask_on
 from ..idle import nothing_of
 from ..masks import tight_boxes
 from .clustering import CLUSTERINGS, nearest
@@ -63,8 +63,7 @@ class SemiConvColoring(nn.Module):
         Raises:
             InputError: names the key, what it is and what is wanted.
         """
-        if not cfg.MODEL.MASK_ON:
-            raise InputError("MODEL.MASK_ON is False, but SemiConvColoring learns from masks: set it to True")
+        check_mask_on(cfg.MODEL, cls.__name__)
         semiconv = check_options(cfg)
         options, backbone = cfg.MODEL.COLORING, build_backbone(cfg)
         shapes: dict[str, ShapeSpec] = backbone.output_shape()

@@ -12,6 +12,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..idle import nothing_of
 from .kernels import KERNEL_REGISTRY, SEEDS, soft_seed
 from .operator import SemiConv, scale_gradient
 from .options import check_options
@@ -157,7 +158,7 @@ def kernel_loss(log_kernel: Tensor, instances: list[Instances]) -> Tensor:
     """
     present = [i for i in instances if len(i)]
     if not present:
-        return log_kernel.sum() * 0.0
+        return nothing_of([log_kernel])
     size = log_kernel.shape[-1]
     wanted = cat([i.gt_masks.crop_and_resize(i.proposal_boxes.tensor, size).to(log_kernel.device) for i in present])
     other = torch.log1p(-(1 - _NEVER_SURE) * log_kernel.exp())
