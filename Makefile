@@ -2,7 +2,7 @@
 # Needs: Python >= 3.9 with venv, make, the package index. Everything else is installed into .venv.
 PYTHON ?= python3
 VENV   ?= .venv
-CONFIG ?= configs/quick/fcis_R_18_shapes.yaml
+CONFIG ?= configs/quick/fcis/fcis_R_18_shapes.yaml
 OPTS   ?=
 PYTEST ?= -n 2
 
@@ -40,8 +40,8 @@ worms: setup
 	@echo "== Mask R-CNN with and without semi-convolutional operators on BBBC010, three seeds"
 	$(PY) datasets/prepare_bbbc010.py
 	$(PY) tools/compare_seeds.py --output output/worms --jobs 2 \
-	    --first configs/quick/mask_rcnn_R_18_FPN_bbbc010.yaml \
-	    --second configs/quick/mask_rcnn_R_18_FPN_bbbc010_longer.yaml configs/quick/semiconv_R_18_FPN_bbbc010.yaml
+	    --first configs/quick/mask_rcnn/mask_rcnn_R_18_FPN_bbbc010.yaml \
+	    --second configs/quick/mask_rcnn/mask_rcnn_R_18_FPN_bbbc010_longer.yaml configs/quick/semiconv/semiconv_R_18_FPN_bbbc010.yaml
 
 dots: setup
 	@echo "== training two networks on dots, with and without the pixels' places"

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tellapart import add_config
+from tellapart.engine.config_checks import load_config
 from tellapart.fcis import MaskVoting
 from tellapart.fcis.mask_voting import vote
 from tellapart.fcis.roi_heads import FCISROIHeads
 from tellapart.instance_fcn.heads import DeepMaskHead, InstanceSensitiveHead
 from tellapart.instance_fcn.windows import centred_windows
 from tellapart.position_sensitive import assemble
-from tellapart.runtime.doors import load_config
 
 import torch
 from detectron2.config import get_cfg

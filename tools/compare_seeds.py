@@ -7,10 +7,10 @@ was stopped goes on where it stopped, one that is done is not repeated.
 
 Examples:
     python tools/compare_seeds.py --output output/worms --seeds 1 2 3 --jobs 2 \\
-        --first configs/quick/mask_rcnn_R_18_FPN_bbbc010.yaml \\
-        --second configs/quick/mask_rcnn_R_18_FPN_bbbc010_longer.yaml configs/quick/semiconv_R_18_FPN_bbbc010.yaml
+        --first configs/quick/mask_rcnn/mask_rcnn_R_18_FPN_bbbc010.yaml \\
+        --second configs/quick/mask_rcnn/mask_rcnn_R_18_FPN_bbbc010_longer.yaml configs/quick/semiconv/semiconv_R_18_FPN_bbbc010.yaml
     python tools/compare_seeds.py --output output/windows --jobs 2 --metrics mask_proposals/AR@100 \\
-        --second configs/quick/instance_fcn_R_18_shapes.yaml configs/quick/instance_fcn_R_18_FPN_shapes.yaml
+        --second configs/quick/instance_fcn/instance_fcn_R_18_shapes.yaml configs/quick/instance_fcn/instance_fcn_R_18_FPN_shapes.yaml
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 
 from tellapart.data.prepared import write_json
+from tellapart.engine.job_runner import in_parallel, train
 from tellapart.errors import InputError, run_command
-from tellapart.runtime.runs import in_parallel, train
 
 
 def run_seed(

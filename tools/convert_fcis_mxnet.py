@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tellapart.data.coco_folder import some
+from tellapart.engine.checkpoint import AtomicPathManager
 from tellapart.errors import InputError, run_command
-from tellapart.runtime.checkpoint import AtomicPathManager
 
 import numpy as np
 import torch

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""torchvision's VGG-16 weights (plain or with batch norm) as a checkpoint for ``build_vgg16_hole_backbone``.
+"""torchvision's VGG-16 weights (plain or with batch norm) as a checkpoint for ``build_dilated_vgg16_backbone``.
 
     python -c "import torch, torchvision as tv; torch.save(tv.models.vgg16(weights='DEFAULT').state_dict(), 'tv.pth')"
     python tools/convert_torchvision_vgg.py tv.pth vgg16.pth
@@ -11,8 +11,8 @@ import argparse
 import pickle
 
 from tellapart.backbones.vgg import from_torchvision
+from tellapart.engine.checkpoint import AtomicPathManager
 from tellapart.errors import InputError, run_command
-from tellapart.runtime.checkpoint import AtomicPathManager
 
 import torch
 from iopath.common.file_io import g_pathmgr

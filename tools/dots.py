@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 
 from tellapart.data.loader import build_guarded_test_loader
+from tellapart.engine.checkpoint import Checkpointer
+from tellapart.engine.config_checks import load_config
+from tellapart.engine.job_runner import in_parallel, train
 from tellapart.errors import run_command
 from tellapart.evaluation.coloring import adjusted_rand_index
 from tellapart.masks import true_masks
-from tellapart.runtime.checkpoint import Checkpointer
-from tellapart.runtime.doors import load_config
-from tellapart.runtime.runs import in_parallel, train
-from tellapart.visualization.colorings import write_colorings
+from tellapart.visualization.cluster_pictures import write_colorings
 
 import numpy as np
 import torch

@@ -3,16 +3,16 @@
 for Mask R-CNN one region's seed, kernel and mask.
 
 Example:
-    python tools/draw_embeddings.py --config-file configs/quick/semiconv_R_18_FPN_bbbc010.yaml --image worms.png \
+    python tools/draw_embeddings.py --config-file configs/quick/semiconv/semiconv_R_18_FPN_bbbc010.yaml --image worms.png \
         --output embeddings.png MODEL.WEIGHTS output/quick/semiconv_R_18_FPN_bbbc010/model_final.pth
 """
 
 from __future__ import annotations
 
+from tellapart.coloring import SemiConvColoring
 from tellapart.errors import InputError, run_command
-from tellapart.semiconv import SemiConvColoring
 from tellapart.visualization.embeddings import draw_embeddings, has_embeddings
-from tellapart.visualization.one_image import class_names, load_one_image, one_image_parser
+from tellapart.visualization.model_and_image import class_names, load_one_image, one_image_parser
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 """A picture of how FCIS sees one region of an image, or InstanceFCN its best window: score maps, scores, mask.
 
 Example:
-    python tools/draw_score_maps.py --config-file configs/quick/fcis_R_18_shapes.yaml --image picture.png \
+    python tools/draw_score_maps.py --config-file configs/quick/fcis/fcis_R_18_shapes.yaml --image picture.png \
         --output maps.png MODEL.WEIGHTS output/quick/fcis_R_18_shapes/model_final.pth
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from tellapart.errors import InputError, run_command
 from tellapart.fcis import FCIS
 from tellapart.instance_fcn import InstanceFCN
-from tellapart.visualization.one_image import class_names, load_one_image, one_image_parser
+from tellapart.visualization.model_and_image import class_names, load_one_image, one_image_parser
 from tellapart.visualization.score_maps import draw_fcis_region, draw_instance_fcn
 
 

@@ -2,7 +2,7 @@
 """Trains one config, then a second one from the first one's final weights; both go on where they were stopped.
 
 Example:
-    python tools/two_stages.py configs/SemiConv/mask_rcnn_R_50_FPN_bbbc010.yaml \\
+    python tools/two_stages.py configs/MaskRCNN/mask_rcnn_R_50_FPN_bbbc010.yaml \\
         configs/SemiConv/semiconv_R_50_FPN_bbbc010.yaml --num-gpus 8
 """
 
@@ -13,9 +13,9 @@ import os
 import subprocess
 import sys
 
+from tellapart.engine.config_checks import load_config
+from tellapart.engine.job_runner import TRAIN_NET
 from tellapart.errors import InputError, run_command
-from tellapart.runtime.doors import load_config
-from tellapart.runtime.runs import TRAIN_NET
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def _ensure_detectron2() -> None:
 
 _ensure_detectron2()
 
-from . import backbones, data, fcis, instance_fcn, semiconv  # noqa: E402, F401  (registers data sets and models)
+from . import backbones, coloring, data, fcis, instance_fcn, semiconv  # noqa: E402, F401  (registers data sets and models)
 from .config import add_config  # noqa: E402
 from .errors import InputError  # noqa: E402
 

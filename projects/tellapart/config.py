@@ -71,7 +71,7 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.INSTANCE_FCN.IOU_THRESHOLDS = [0.3, 0.5]
     # "deepmask": positive if the instance's centre is so near in both axes, and its longer side within the band, as
     # shares of the window's side; ignored within twice that.
-    cfg.MODEL.INSTANCE_FCN.CENTRE_TOLERANCE = 0.125
+    cfg.MODEL.INSTANCE_FCN.CENTER_TOLERANCE = 0.125
     cfg.MODEL.INSTANCE_FCN.SIZE_BAND = [0.5, 1.0]
     # A cell of a mask target is foreground from this share on.
     cfg.MODEL.INSTANCE_FCN.MASK_THRESH = 0.5

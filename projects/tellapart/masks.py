@@ -64,7 +64,7 @@ def tight_edges(masks: Tensor) -> Tensor:
     return torch.stack((x0, y0, x1, y1), 1)
 
 
-def extended(values: Tensor, inside: Tensor) -> Tensor:
+def replicate_outside(values: Tensor, inside: Tensor) -> Tensor:
     """Values (N, H, W) where ``inside``, a rectangle in each (bool, none empty); elsewhere the nearest of these: next
     to zeros, what is interpolated would fall off before the edge."""
     left, top, right, bottom = (edge[:, None] for edge in tight_edges(inside).unbind(1))

@@ -233,7 +233,7 @@ def pooled_samples(
     return Samples(indices, 1.0 / counts[cell].to(rois.dtype), offsets, m)
 
 
-def copied_cells(
+def window_cell_indices(
     windows: Tensor, shapes: Sequence[tuple[int, int, int]], grid_size: int, resolution: int
 ) -> tuple[Tensor, Tensor]:
     """InstanceFCN's copy-paste: cell (i, j) of a window is the feature pixel (i, j) of it, nothing interpolated.

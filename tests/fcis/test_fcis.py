@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tellapart import InputError, add_config
+from tellapart.engine.config_checks import load_config
 from tellapart.fcis.losses import region_targets
 from tellapart.fcis.roi_heads import FCISROIHeads
-from tellapart.runtime.doors import load_config
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from detectron2.utils.visualizer import Visualizer
-from made_images import annotated, batch, check_instances, losses_of
+from synthetic_images import annotated, batch, check_instances, losses_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VARIANTS = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tellapart import InputError, add_config
-from tellapart.instance_fcn.classifier import MaskedROIHeads, NoClassifier
+from tellapart.engine.config_checks import load_config
+from tellapart.instance_fcn.classifier import MaskPooledROIHeads, PassThroughROIHeads
 from tellapart.instance_fcn.instance_fcn import in_image, rescaled
 from tellapart.instance_fcn.proposals import tight_window_boxes
-from tellapart.masks import extended
-from tellapart.runtime.doors import load_config
+from tellapart.masks import replicate_outside
 from tellapart.visualization.score_maps import draw_instance_fcn
 
 import cv2
@@ -20,7 +20,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
-from made_images import annotated, batch, check_instances, losses_of
+from synthetic_images import annotated, batch, check_instances, losses_of
 from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ VARIANTS = {
     "deepmask head": {"MASK_HEAD": "DeepMaskHead", "DEEPMASK_RESOLUTION": 13},
     "scales": {"TEST_SCALES": [0.5, 1.0, 1.7]},
     "classifier": {
-        "MODEL.ROI_HEADS.NAME": "MaskedROIHeads", "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3"],
+        "MODEL.ROI_HEADS.NAME": "MaskPooledROIHeads", "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3"],
         "MODEL.ROI_HEADS.NUM_CLASSES": 3, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
         "TEST_SCALES": [1.0, 1.5],
     },
@@ -45,7 +45,7 @@ VARIANTS = {
 def model(variant: str = "single", **more):
     cfg = get_cfg()
     add_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "instance_fcn_R_18_shapes.yaml"))
+    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "instance_fcn" / "instance_fcn_R_18_shapes.yaml"))
     cfg.MODEL.DEVICE, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.INSTANCE_FCN.CONV_DIM = "cpu", 16, 16
     cfg.MODEL.INSTANCE_FCN.TEST_SCALES, cfg.MODEL.INSTANCE_FCN.TOPK_PER_LEVEL = [1.0], 60
     for key, value in {**VARIANTS[variant], **more}.items():
@@ -176,7 +176,7 @@ def test_what_pads_an_image_in_a_batch_does_not_show(variant):
         with EventStorage(0):
             losses = generator.losses(logits, shared, windows, [truth])
         sum(losses.values()).backward()
-        return losses, generator.choose(*generator.best_windows(logits, shared, windows[0]), size), maps
+        return losses, generator.nms_proposals(*generator.best_windows(logits, shared, windows[0]), size), maps
 
     losses, found, _ = run(alone)
     batched, same, maps = run(both)
@@ -229,12 +229,12 @@ def test_cells_off_the_image_repeat_the_nearest_in_it():
     shown = [(0, 5, 0, 6), (2, 5, 0, 4), (0, 1, 5, 6), (1, 3, 2, 3)]
     for on, (top, bottom, left, right) in zip(inside, shown):
         on[top:bottom, left:right] = True
-    made = extended(values, inside)
+    made = replicate_outside(values, inside)
     for one, value, (top, bottom, left, right) in zip(made, values, shown):
         for y in range(5):
             for x in range(6):
                 assert one[y, x] == value[min(max(y, top), bottom - 1), min(max(x, left), right - 1)]
-    assert extended(values[:0], inside[:0]).shape == (0, 5, 6)
+    assert replicate_outside(values[:0], inside[:0]).shape == (0, 5, 6)
 
 
 @pytest.mark.parametrize("variant", ["single", "pyramid", "deepmask head"])
@@ -308,7 +308,7 @@ def test_score_by_product():
     masks = torch.zeros(3, 4, 4)
     masks[0, :2], masks[1, 2:], masks[2] = 0.6, 1.0, 0.4
     boxes = Boxes(torch.tensor([[0.0, 0, 40, 40]]).expand(3, 4))
-    found = net.choose(boxes, torch.tensor([2.0, 1.5, 9.0]), masks, (40, 40))
+    found = net.nms_proposals(boxes, torch.tensor([2.0, 1.5, 9.0]), masks, (40, 40))
     assert torch.allclose(found.scores, torch.tensor([1.5, 2.0]).sigmoid() * torch.tensor([1.0, 0.6]))
     assert found.proposal_boxes.tensor.tolist() == [[0, 20, 40, 40], [0, 0, 40, 20]], "an empty mask is no proposal"
 
@@ -317,7 +317,7 @@ def test_score_by_product():
     "options, message",
     [
         ({"MODEL.PROPOSAL_GENERATOR.NAME": "RPN"}, "PROPOSAL_GENERATOR.NAME is RPN, wanted InstanceFCNProposals"),
-        ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "ROI_HEADS.NAME is StandardROIHeads, wanted NoClassifier or"),
+        ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "ROI_HEADS.NAME is StandardROIHeads, wanted PassThroughROIHeads or"),
         ({"TEST_SCALES": [1.0, 0.0]}, "TEST_SCALES is .1.0, 0.0., wanted one or more factors above 0"),
         ({"IN_FEATURES": ["res4"]}, "IN_FEATURES is .'res4'., but the backbone gives"),
         ({"LABEL_RULE": "centre"}, "LABEL_RULE is 'centre', wanted one of .'iou', 'deepmask'."),
@@ -344,7 +344,7 @@ def test_score_by_product():
             ({"SIZE_BAND": value}, "INSTANCE_FCN.SIZE_BAND is .*, wanted two rising numbers above 0")
             for value in ([1.0, 0.5], [1.0], [0.0, 1.0])
         ],
-        ({"CENTRE_TOLERANCE": 0.0}, "INSTANCE_FCN.CENTRE_TOLERANCE is 0.0, wanted a number above 0"),
+        ({"CENTER_TOLERANCE": 0.0}, "INSTANCE_FCN.CENTER_TOLERANCE is 0.0, wanted a number above 0"),
     ],
 )  # fmt: skip
 def test_configs_that_do_not_fit(options, message):
@@ -352,7 +352,7 @@ def test_configs_that_do_not_fit(options, message):
         model(**options)
 
 
-@pytest.mark.parametrize("base", [NoClassifier, MaskedROIHeads])
+@pytest.mark.parametrize("base", [PassThroughROIHeads, MaskPooledROIHeads])
 def test_heads_made_from_ours_fit(base, monkeypatch):
     class Mine(base):
         pass
@@ -360,9 +360,9 @@ def test_heads_made_from_ours_fit(base, monkeypatch):
     monkeypatch.setitem(ROI_HEADS_REGISTRY._obj_map, "Mine", Mine)
     net = model("classifier", **{"MODEL.ROI_HEADS.NAME": "Mine"})
     assert isinstance(net.roi_heads, Mine)
-    assert net.proposal_generator.masks_in_training == (base is MaskedROIHeads)
-    assert net.proposal_generator.propose_in_training == (base is MaskedROIHeads)
-    assert ("loss_cls" in losses_of(net, batch())) == (base is MaskedROIHeads)
+    assert net.proposal_generator.masks_in_training == (base is MaskPooledROIHeads)
+    assert net.proposal_generator.propose_in_training == (base is MaskPooledROIHeads)
+    assert ("loss_cls" in losses_of(net, batch())) == (base is MaskPooledROIHeads)
 
 
 def test_given_instances_are_refused():

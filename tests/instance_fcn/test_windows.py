@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tellapart.instance_fcn.windows import centred_windows, label_by_iou, label_by_place_and_size, window_boxes
-from tellapart.position_sensitive import copied_cells, to_table
+from tellapart.position_sensitive import to_table, window_cell_indices
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from detectron2.structures import Boxes
 
 
 def copied(maps: list[torch.Tensor], windows: torch.Tensor, k: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
-    indices, inside = copied_cells(windows, [(x.shape[0], *x.shape[2:]) for x in maps], k, m)
+    indices, inside = window_cell_indices(windows, [(x.shape[0], *x.shape[2:]) for x in maps], k, m)
     return to_table(maps, k)[indices, 0], inside
 
 

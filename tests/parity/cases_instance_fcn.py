@@ -14,7 +14,7 @@ def _cfg(kind: str, **options):
     cfg = rcnn_cfg(kind, 18, narrow=True)
     tellapart.add_config(cfg)
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME = "InstanceFCN", "InstanceFCNProposals"
-    cfg.MODEL.ROI_HEADS.NAME = "NoClassifier"
+    cfg.MODEL.ROI_HEADS.NAME = "PassThroughROIHeads"
     sample_everything(cfg)
     made = {"CONV_DIM": 32, "BATCH_SIZE_PER_IMAGE": 200000, "POSITIVE_FRACTION": 1.0, "POST_NMS_TOPK": 20}
     for key, value in {**made, **options}.items():
@@ -56,5 +56,5 @@ def case_model_instance_fcn_R_18() -> dict:
 def case_model_instance_fcn_R_18_FPN_classifier() -> dict:
     """A pyramid, and the categories of the proposals."""
     cfg = _cfg("FPN", IN_FEATURES=["p2", "p3", "p4"], WINDOW_SIZE=9, TOPK_PER_LEVEL=100)
-    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = "MaskedROIHeads", 0.02
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = "MaskPooledROIHeads", 0.02
     return _run(cfg)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
-from made_images import batch, losses_of
+from synthetic_images import batch, losses_of
 
 
 def test_trains_20_iterations():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tellapart import InputError, add_config
-from tellapart.runtime.doors import load_config
+from tellapart.embeddings.losses import bit_masks, masks_on_map, spreads
+from tellapart.engine.config_checks import load_config
 from tellapart.semiconv import LaplacianKernel, SemiConvMaskHead, SemiConvROIHeads
-from tellapart.semiconv.losses import bit_masks, masks_on_map, spreads
 from tellapart.semiconv.mask_head import kernel_loss
 
 import pytest
@@ -16,7 +16,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import BitMasks, Boxes, Instances
-from made_images import annotated, batch, losses_of
+from synthetic_images import annotated, batch, losses_of
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_LEVEL = ("MODEL.ROI_HEADS.NAME", "SemiConvROIHeads", "MODEL.ROI_MASK_HEAD.NAME", "SemiConvMaskHead")
@@ -27,7 +27,7 @@ def model(*options, wide_kernel: bool = False):
     """A narrow Mask R-CNN with the options; every one from the same random weights."""
     cfg = get_cfg()
     add_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "mask_rcnn_R_18_FPN_shapes.yaml"))
+    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "mask_rcnn" / "mask_rcnn_R_18_FPN_shapes.yaml"))
     cfg.MODEL.DEVICE, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = "cpu", 16, 16
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = cfg.MODEL.SEMICONV.CONV_DIM = 16
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = 0.0, 10

@@ -16,7 +16,7 @@ _CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 
 _STRIDES = {"conv1": 1, "conv2": 2, "conv3": 4, "conv4": 8, "conv5": 8}
 
 
-class VGG16Hole(Backbone):
+class DilatedVGG16(Backbone):
     """The 13 convolutions of VGG-16; ``pool4`` has stride 1, ``conv5_1`` to ``conv5_3`` are dilated by 2.
 
     Feature maps ``conv1`` to ``conv5`` (after the last ReLU of each stage), strides 1, 2, 4, 8, 8. Any image size.
@@ -73,10 +73,10 @@ class VGG16Hole(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_vgg16_hole_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> VGG16Hole:
+def build_dilated_vgg16_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DilatedVGG16:
     """The backbone that ``cfg.MODEL.VGG`` and ``cfg.MODEL.BACKBONE.FREEZE_AT`` describe."""
     options = cfg.MODEL.VGG
-    return VGG16Hole(input_shape.channels, options.OUT_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
+    return DilatedVGG16(input_shape.channels, options.OUT_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-from .cache import build_folder, cache_dir
+from ..files import build_folder, cache_dir
 from .coco_folder import check_coco_dataset, coco_annotation
 
 VOC_CLASSES = [

@@ -8,7 +8,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Instances
 
 from ..errors import InputError
-from ..parts import names_one_of
+from ..validation import registry_name_is_a
 from .mask_voting import MaskVoting
 from .options import check_options
 from .roi_heads import FCISROIHeads
@@ -39,7 +39,7 @@ class FCIS(GeneralizedRCNN):
             InputError: other ROI heads are named, or :func:`check_options` finds something.
         """
         options = check_options(cfg)
-        if not names_one_of(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, FCISROIHeads):
+        if not registry_name_is_a(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, FCISROIHeads):
             raise InputError(f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}, wanted {FCISROIHeads.__name__}")
         voting = MaskVoting(
             score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,

@@ -7,8 +7,9 @@ import math
 from detectron2.config import CfgNode
 from detectron2.layers import get_norm
 
-from ..errors import InputError, check_keys, check_mask_on
+from ..errors import InputError
 from ..position_sensitive import SAMPLINGS
+from ..validation import check_keys, check_mask_on
 
 
 def check_options(cfg: CfgNode) -> CfgNode:

@@ -16,8 +16,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ..autograd import zero_with_grad
 from ..errors import InputError
-from ..idle import nothing_of
 from ..position_sensitive import SAMPLINGS, position_sensitive_conv, read, read_mean, to_table
 from .losses import RegionLosses, RegionTargets, hardest, region_losses, region_targets
 from .options import check_options
@@ -170,7 +170,7 @@ class FCISROIHeads(ROIHeads):
         if self.ohem:
             proposals, wanted = self.hardest_proposals(maps, proposals, wanted)
         losses = self.losses(maps, proposals, wanted)
-        idle = nothing_of(feature for name, feature in features.items() if name not in self.in_features)
+        idle = zero_with_grad(feature for name, feature in features.items() if name not in self.in_features)
         losses["loss_cls"] = losses["loss_cls"] + idle
         return proposals, losses
 

@@ -17,7 +17,7 @@ from ..masks import crop_masks, mask_targets
 
 
 @ROI_HEADS_REGISTRY.register()
-class NoClassifier(nn.Module):
+class PassThroughROIHeads(nn.Module):
     """Stands where ROI heads would: the proposals are the result, and there is nothing to learn."""
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
@@ -29,7 +29,7 @@ class NoClassifier(nn.Module):
 
 
 @ROI_HEADS_REGISTRY.register()
-class MaskedROIHeads(ROIHeads):
+class MaskPooledROIHeads(ROIHeads):
     """ROIAlign over each proposal's box, features outside of its mask set to 0, fully connected layers, C + 1 scores.
     Boxes are not regressed: a proposal's mask stays as it is.
 
@@ -81,14 +81,14 @@ class MaskedROIHeads(ROIHeads):
         self, images: ImageList, features: dict[str, Tensor], proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:  # fmt: skip
-        """Proposals of ``InstanceFCNProposals.choose`` to ``loss_cls`` in training, otherwise to instances: the fields
+        """Proposals of ``InstanceFCNProposals.nms_proposals`` to ``loss_cls`` in training, otherwise to instances: the fields
         of the proposals, ``scores`` and ``pred_classes``, by falling score."""
         size = self.pooler.output_size[0]
         given = proposals
         proposals = [_with_cells(p, size) for p in proposals]
         if self.training:
             if targets is None:
-                raise AssertionError("MaskedROIHeads needs targets in training")
+                raise AssertionError("MaskPooledROIHeads needs targets in training")
             proposals = self.label_and_sample_proposals(proposals, [_truth_with_cells(t, size) for t in targets])
         pooled = self.pooler([features[name] for name in self.in_features], [p.proposal_boxes for p in proposals])
         cells = torch.cat([p.cells for p in proposals])

@@ -8,14 +8,14 @@ from detectron2.layers import Conv2d
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ..position_sensitive import copied_cells, to_table
+from ..position_sensitive import to_table, window_cell_indices
 
 WINDOW_MASK_HEAD_REGISTRY = Registry("WINDOW_MASK_HEAD")
 WINDOW_MASK_HEAD_REGISTRY.__doc__ = """
 Mask heads by ``MODEL.INSTANCE_FCN.MASK_HEAD``: ``(cfg, in_channels) -> module``. The module has ``resolution``, cells a
 side of its masks; ``forward(features)``, what it computes once for all windows, of a list of maps (N, C, Hi, Wi); and
 ``masks(shared, windows)``: logits (W, resolution, resolution) and which cells lie in the image, bool of that shape;
-``windows`` as in ``copied_cells``. What lies in a batch's padding must not show in the others.
+``windows`` as in ``window_cell_indices``. What lies in a batch's padding must not show in the others.
 """
 
 
@@ -58,7 +58,7 @@ class InstanceSensitiveHead(nn.Module):
     def masks(self, shared: list[Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
         """See the registry."""
         shapes = [(m.shape[0], m.shape[2], m.shape[3]) for m in shared]
-        indices, inside = copied_cells(windows, shapes, self.grid_size, self.resolution)
+        indices, inside = window_cell_indices(windows, shapes, self.grid_size, self.resolution)
         return to_table(shared, self.grid_size)[indices, 0].float(), inside
 
 
@@ -94,7 +94,7 @@ class DeepMaskHead(nn.Module):
     def masks(self, shared: list[Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
         """See the registry. Features outside of the image count as 0."""
         shapes = [(m.shape[0], m.shape[2], m.shape[3]) for m in shared]
-        indices, inside = copied_cells(windows, shapes, 1, self.window_size)
+        indices, inside = window_cell_indices(windows, shapes, 1, self.window_size)
         cells = to_table(shared, 1)[indices] * inside[..., None]
         logits = self.outputs(self.hidden(cells.flatten(1))).view(-1, self.resolution, self.resolution)
         nearest = torch.arange(self.resolution, device=logits.device) * self.window_size // self.resolution

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..masks import tight_boxes
-from ..parts import names_one_of
-from .classifier import MaskedROIHeads, NoClassifier
+from ..validation import registry_name_is_a
+from .classifier import MaskPooledROIHeads, PassThroughROIHeads
 from .proposals import InstanceFCNProposals
 
 
@@ -45,10 +45,10 @@ class InstanceFCN(GeneralizedRCNN):
         """
         for section, registry, *parts in (
             ("PROPOSAL_GENERATOR", PROPOSAL_GENERATOR_REGISTRY, InstanceFCNProposals),
-            ("ROI_HEADS", ROI_HEADS_REGISTRY, NoClassifier, MaskedROIHeads),
+            ("ROI_HEADS", ROI_HEADS_REGISTRY, PassThroughROIHeads, MaskPooledROIHeads),
         ):
             name = cfg.MODEL[section].NAME
-            if not names_one_of(registry, name, *parts):
+            if not registry_name_is_a(registry, name, *parts):
                 raise InputError(f"MODEL.{section}.NAME is {name}, wanted {' or '.join(p.__name__ for p in parts)}")
         scales = tuple(cfg.MODEL.INSTANCE_FCN.TEST_SCALES)
         if not scales or min(scales) <= 0:
@@ -78,7 +78,7 @@ class InstanceFCN(GeneralizedRCNN):
         proposals = per_scale[0]
         if len(per_scale) > 1:
             proposals = [
-                self.proposal_generator.choose(found.windows, found.objectness_logits, found.window_masks, size)
+                self.proposal_generator.nms_proposals(found.windows, found.objectness_logits, found.window_masks, size)
                 for found, size in zip(map(_cat, zip(*per_scale)), images.image_sizes)
             ]
         found, _ = self.roi_heads(images, features, proposals, None)

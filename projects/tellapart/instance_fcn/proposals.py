@@ -13,11 +13,11 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError, check_keys, check_mask_on
-from ..idle import nothing_of
-from ..masks import extended, mask_targets, tight_edges
-from ..parts import names_one_of
-from .classifier import MaskedROIHeads, NoClassifier
+from ..autograd import zero_with_grad
+from ..errors import InputError
+from ..masks import mask_targets, replicate_outside, tight_edges
+from ..validation import check_keys, check_mask_on, registry_name_is_a
+from .classifier import MaskPooledROIHeads, PassThroughROIHeads
 from .heads import WINDOW_MASK_HEAD_REGISTRY
 from .windows import centred_windows, label_by_iou, label_by_place_and_size, window_boxes
 
@@ -51,7 +51,7 @@ def check_options(options: CfgNode) -> None:
     fits = rising(thresholds) and thresholds[0] >= 0 and thresholds[1] <= 1
     checks.append(("IOU_THRESHOLDS", fits, "two rising numbers from 0 to 1"))
     checks.append(("SIZE_BAND", rising(band) and band[0] > 0, "two rising numbers above 0"))
-    checks.append(("CENTRE_TOLERANCE", options.CENTRE_TOLERANCE > 0, "a number above 0"))
+    checks.append(("CENTER_TOLERANCE", options.CENTER_TOLERANCE > 0, "a number above 0"))
     check_keys("MODEL.INSTANCE_FCN", options, checks)
 
 
@@ -76,7 +76,7 @@ class InstanceFCNProposals(nn.Module):
         post_nms_topk: proposals kept.
         score: ``objectness``, or ``product`` with the mask's mean foreground probability.
         propose_in_training: whether what follows trains on proposals; otherwise none are made then.
-        masks_in_training: whether it reads their windows and masks too, as ``MaskedROIHeads`` does. Other ROI heads
+        masks_in_training: whether it reads their windows and masks too, as ``MaskPooledROIHeads`` does. Other ROI heads
             want no more fields than RPN's proposals have, since ground truth joins them.
     """
 
@@ -134,7 +134,7 @@ class InstanceFCNProposals(nn.Module):
             "window_stride": options.WINDOW_STRIDE,
             "label_rule": options.LABEL_RULE,
             "iou_thresholds": tuple(options.IOU_THRESHOLDS),
-            "centre_tolerance": options.CENTRE_TOLERANCE,
+            "centre_tolerance": options.CENTER_TOLERANCE,
             "size_band": tuple(options.SIZE_BAND),
             "mask_thresh": options.MASK_THRESH,
             "batch_size_per_image": options.BATCH_SIZE_PER_IMAGE,
@@ -144,8 +144,8 @@ class InstanceFCNProposals(nn.Module):
             "nms_thresh": options.NMS_THRESH,
             "post_nms_topk": options.POST_NMS_TOPK,
             "score": options.SCORE,
-            "propose_in_training": not names_one_of(ROI_HEADS_REGISTRY, after, NoClassifier) or cfg.VIS_PERIOD > 0,
-            "masks_in_training": names_one_of(ROI_HEADS_REGISTRY, after, MaskedROIHeads),
+            "propose_in_training": not registry_name_is_a(ROI_HEADS_REGISTRY, after, PassThroughROIHeads) or cfg.VIS_PERIOD > 0,
+            "masks_in_training": registry_name_is_a(ROI_HEADS_REGISTRY, after, MaskPooledROIHeads),
         }
 
     def forward(
@@ -160,19 +160,19 @@ class InstanceFCNProposals(nn.Module):
 
         Returns:
             See :meth:`choose`; in training only for a network that follows, otherwise [], and with the fields that it
-            reads: ``proposal_boxes`` and ``objectness_logits``, for ``MaskedROIHeads`` all.
+            reads: ``proposal_boxes`` and ``objectness_logits``, for ``MaskPooledROIHeads`` all.
         """
         logits, shared = self.predict(features)
         windows = self.windows_of(images.image_sizes, logits)
         losses = self.losses(logits, shared, windows, gt_instances) if self.training else {}
         if self.training:
-            idle = nothing_of(m for name, m in features.items() if name not in self.in_features)
+            idle = zero_with_grad(m for name, m in features.items() if name not in self.in_features)
             losses["loss_objectness"] = losses["loss_objectness"] + idle
             if not self.propose_in_training:
                 return [], losses
         with torch.no_grad():
             found = [
-                self.choose(*self.best_windows(logits, shared, image), size)
+                self.nms_proposals(*self.best_windows(logits, shared, image), size)
                 for image, size in zip(windows, images.image_sizes)
             ]
         if self.training and not self.masks_in_training:
@@ -270,9 +270,9 @@ class InstanceFCNProposals(nn.Module):
             scores.append(level_scores[best])
         kept = torch.cat(kept)
         masks, inside = self.mask_head.masks(shared, kept)
-        return window_boxes(kept, self.strides, self.window_size), torch.cat(scores), extended(masks.sigmoid(), inside)
+        return window_boxes(kept, self.strides, self.window_size), torch.cat(scores), replicate_outside(masks.sigmoid(), inside)
 
-    def choose(self, boxes: Boxes, logits: Tensor, masks: Tensor, image_size: tuple[int, int]) -> Instances:
+    def nms_proposals(self, boxes: Boxes, logits: Tensor, masks: Tensor, image_size: tuple[int, int]) -> Instances:
         """NMS over the windows of one image, by the tight boxes of their binarised masks.
 
         Args:

@@ -12,42 +12,14 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..idle import nothing_of
-from .kernels import KERNEL_REGISTRY, SEEDS, soft_seed
-from .operator import SemiConv, scale_gradient
-from .options import check_options
+from ..autograd import zero_with_grad
+from ..embeddings.kernels import KERNEL_REGISTRY, SEEDS, soft_seed
+from ..embeddings.operator import SemiConv
+from ..embeddings.options import check_options
+from ..embeddings.predictor import EmbeddingPredictor
 
 # 1 - K is at least this in the kernel's own loss: two pixels with the same embedding cost and push a finite amount
 _NEVER_SURE = 0.01
-
-
-class EmbeddingPredictor(nn.Module):
-    """The shallow network that predicts Phi: 1x1 convolution, ReLU, 3x3 convolution; shared by all levels.
-
-    Args:
-        in_channels, conv_dim, embedding_dim: channels before, between and after.
-        gradient_scale: factor on the gradient that goes back into the features (the RPN is easily perturbed).
-    """
-
-    def __init__(self, in_channels: int, conv_dim: int, embedding_dim: int, gradient_scale: float) -> None:
-        super().__init__()
-        self.gradient_scale = gradient_scale
-        self.conv = nn.Conv2d(in_channels, conv_dim, 1)
-        self.phi = nn.Conv2d(conv_dim, embedding_dim, 3, padding=1)
-        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
-        nn.init.normal_(self.phi.weight, std=1e-4)  # from Psi = u: large random offsets took long to unlearn
-        for layer in (self.conv, self.phi):
-            nn.init.zeros_(layer.bias)
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode, in_channels: int) -> EmbeddingPredictor:
-        """By ``cfg.MODEL.SEMICONV``, which :func:`check_options` has seen."""
-        options = cfg.MODEL.SEMICONV
-        return cls(in_channels, options.CONV_DIM, options.EMBEDDING_DIM, options.GRADIENT_SCALE)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, C, H, W) to Phi (N, D, H, W)."""
-        return self.phi(F.relu(self.conv(scale_gradient(features, self.gradient_scale))))
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -158,7 +130,7 @@ def kernel_loss(log_kernel: Tensor, instances: list[Instances]) -> Tensor:
     """
     present = [i for i in instances if len(i)]
     if not present:
-        return nothing_of([log_kernel])
+        return zero_with_grad([log_kernel])
     size = log_kernel.shape[-1]
     wanted = cat([i.gt_masks.crop_and_resize(i.proposal_boxes.tensor, size).to(log_kernel.device) for i in present])
     other = torch.log1p(-(1 - _NEVER_SURE) * log_kernel.exp())

@@ -14,11 +14,12 @@ from detectron2.modeling.roi_heads import (
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
+from ..embeddings.losses import bit_masks, embedding_loss, masks_on_map
+from ..embeddings.options import check_options
+from ..embeddings.predictor import EmbeddingPredictor
 from ..errors import InputError
-from ..parts import names_one_of
-from .losses import bit_masks, embedding_loss, masks_on_map
-from .mask_head import EmbeddingPredictor, SemiConvMaskHead
-from .options import check_options
+from ..validation import registry_name_is_a
+from .mask_head import SemiConvMaskHead
 
 _EMBEDDINGS = "semiconv embeddings"  # where forward() leaves them among the features for the mask branch
 
@@ -55,7 +56,7 @@ class SemiConvROIHeads(StandardROIHeads):
             InputError: another mask head, no masks, or no pooler.
         """
         options = cfg.MODEL.ROI_MASK_HEAD
-        fits = names_one_of(ROI_MASK_HEAD_REGISTRY, options.NAME, SemiConvMaskHead)
+        fits = registry_name_is_a(ROI_MASK_HEAD_REGISTRY, options.NAME, SemiConvMaskHead)
         if not cfg.MODEL.MASK_ON or not fits or not options.POOLER_TYPE:
             raise InputError(
                 f"MODEL.MASK_ON is {cfg.MODEL.MASK_ON}, MODEL.ROI_MASK_HEAD.NAME {options.NAME}, its POOLER_TYPE "

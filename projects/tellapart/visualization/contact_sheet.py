@@ -14,7 +14,7 @@ from detectron2.data import detection_utils as utils
 from pycocotools import mask as coco_mask
 
 from ..masks import to_rle
-from .panels import Color, brightened, captioned, fitted, palette, with_instances, write_rows
+from .drawing import Color, brightened, captioned, fitted, palette, with_instances, write_rows
 
 _TILE = 360  # longest side of an image on the sheet, pixels
 _UNMATCHED = (150, 150, 150)

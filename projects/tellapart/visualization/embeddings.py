@@ -14,10 +14,11 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ..coloring import SemiConvColoring
+from ..embeddings.operator import box_coordinates, enlarged
 from ..errors import InputError
-from ..semiconv import SemiConv, SemiConvColoring, SemiConvROIHeads
-from ..semiconv.operator import box_coordinates, enlarged
-from .panels import (
+from ..semiconv import SemiConv, SemiConvROIHeads
+from .drawing import (
     Color,
     brightened,
     captioned,
@@ -73,7 +74,7 @@ def draw_embeddings(
     size = picture.shape[:2]
     if isinstance(model, SemiConvColoring):
         images, logits, phi = model.maps([inputs])
-        found = model.color({**inputs, "height": size[0], "width": size[1]}, size, logits[0], phi[0])
+        found = model.cluster_image({**inputs, "height": size[0], "width": size[1]}, size, logits[0], phi[0])
         operator, psi = model.semiconv, model.embed(phi[0], size)
         name, labels, lower = model.in_feature, [], []
     else:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..fcis import FCIS
 from ..instance_fcn import InstanceFCN
 from ..instance_fcn.windows import window_boxes
-from .panels import PAPER, captioned, fitted, frame, heat, picture_of, write_rows
+from .drawing import PAPER, captioned, fitted, frame, heat, picture_of, write_rows
 
 _TILE = 96  # height and width of one score map, pixels
 _PANEL = 320  # of the other pictures

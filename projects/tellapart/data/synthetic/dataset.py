@@ -1,0 +1,113 @@
+"""Data sets that are drawn from a seed at first use, into the cache folder, as PNG + COCO JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from PIL import Image
+
+from ...files import build_folder, cache_dir
+from ..coco_folder import coco_annotation
+
+# (seed, index) -> image, uint8 (H, W, 3) RGB or (H, W) grey; for each object its class index and its mask, bool (H, W)
+Draw = Callable[[int, int], tuple[np.ndarray, list[tuple[int, np.ndarray]]]]
+
+
+@dataclass(frozen=True)
+class SyntheticDataset:
+    """
+    An endless series of images per seed, and the splits that are cut from it.
+
+    `draw(seed, index)` depends on its arguments only, so a longer split begins with the images of a shorter one:
+    `dataclasses.replace(WORMS, splits={"long": (WORMS.splits["train"][0], 20000)}).register()` makes `worms_long`.
+
+    Attributes:
+        name: of the set; "shapes" with a split "train" is registered as `shapes_train`.
+        version: part of the cache folder's name: raise it with every change to what is drawn, or old caches would be
+            taken for new ones.
+        classes: category names; the COCO ids are 1, 2, ... in this order.
+        colors: an RGB triple per class, for pictures.
+        splits: seed and number of images by split.
+        draw: draws one image.
+    """
+
+    name: str
+    version: int
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    splits: Mapping[str, tuple[int, int]]
+    draw: Draw
+
+    def folder(self, split: str, root: Path) -> Path:
+        """Where `split` lies below the cache folder `root`."""
+        return root / f"{self.name}_{split}_v{self.version}"
+
+    def ensure(self, split: str, root: Path | None = None) -> tuple[str, str]:
+        """
+        Draws `split` into `root` (default: `cache_dir()`) unless it is there already.
+
+        Returns: the paths of its COCO JSON and of its image folder.
+        Raises: InputError: `root` can't be written to.
+        """
+        folder = self.folder(split, root or cache_dir())
+        if not folder.is_dir():
+            logger = logging.getLogger(__name__)
+            logger.info("Drawing %s_%s: %d images into %s", self.name, split, self.splits[split][1], folder)
+            start = time.perf_counter()
+            with build_folder(folder) as work:
+                self._write(split, work)
+            logger.info("Drew %s_%s in %.1f s", self.name, split, time.perf_counter() - start)
+        return str(folder / "instances.json"), str(folder / "images")
+
+    def _write(self, split: str, folder: Path) -> None:
+        (folder / "images").mkdir()
+        seed, num_images = self.splits[split]
+        images: list[dict] = []
+        annotations: list[dict] = []
+        for i in range(num_images):
+            image, objects = self.draw(seed, i)
+            file_name = f"{i:05d}.png"
+            Image.fromarray(image).save(folder / "images" / file_name, compress_level=1)
+            images.append({"id": i + 1, "file_name": file_name, "height": image.shape[0], "width": image.shape[1]})
+            for category, mask in objects:
+                annotations.append(coco_annotation(len(annotations) + 1, i + 1, category + 1, mask))
+        categories = [{"id": i + 1, "name": name} for i, name in enumerate(self.classes)]
+        info = {"description": f"tellapart {self.name}_{split}, version {self.version}, seed {seed}"}
+        content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
+        (folder / "instances.json").write_text(json.dumps(content))
+
+    def register(self) -> None:
+        """
+        Enters all splits into the catalogs. Nothing is drawn before the first `DatasetCatalog.get` or `check_dataset`;
+        who reads `json_file` from the metadata (an evaluator built before any loader) calls `check_dataset` first.
+        """
+        root = cache_dir()
+        for split in self.splits:
+            name = f"{self.name}_{split}"
+
+            def ensure(split: str = split) -> tuple[str, str]:
+                return self.ensure(split, root)
+
+            def load(ensure: Callable[[], tuple[str, str]] = ensure, name: str = name) -> list[dict]:
+                return load_coco_json(*ensure(), name)
+
+            DatasetCatalog.register(name, load)
+            folder = self.folder(split, root)
+            MetadataCatalog.get(name).set(
+                json_file=str(folder / "instances.json"),
+                image_root=str(folder / "images"),
+                evaluator_type="coco",
+                thing_classes=list(self.classes),
+                thing_colors=[list(color) for color in self.colors],
+                thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(self.classes))},
+                tellapart_ensure=ensure,
+            )

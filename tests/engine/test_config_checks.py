@@ -1,0 +1,221 @@
+"""Bad input: one clear message and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tellapart.engine import train as train_net
+from tellapart.engine.config_checks import check_datasets, load_config, register_from_flags
+
+import pytest
+import torch
+
+NAME = "doors_test"
+
+
+@pytest.fixture
+def refused(capfd, forget):
+    """A function that runs train_net with arguments that must be refused, and returns its message."""
+
+    def run(*arguments: str) -> str:
+        forget(NAME)
+        with pytest.raises(SystemExit) as exit:
+            train_net.launch(train_net.main, train_net.argument_parser().parse_args(list(arguments)))
+        assert exit.value.code == 2
+        out, err = capfd.readouterr()
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "Traceback" not in out + err
+        return errors[0]
+
+    return run
+
+
+@pytest.fixture
+def copied_set(tiny_set, tmp_path) -> tuple[Path, Path]:
+    shutil.copytree(tiny_set[0].parent, tmp_path / "set")
+    return tmp_path / "set" / "instances.json", tmp_path / "set" / "images"
+
+
+def flag(data: tuple[Path, Path]) -> tuple[str, str]:
+    return "--register", f"{NAME}={data[0]}:{data[1]}"
+
+
+def edit(json_file: Path, change) -> None:
+    content = json.loads(json_file.read_text())
+    change(content)
+    json_file.write_text(json.dumps(content))
+
+
+def test_config_that_is_not_there(refused, tiny_config):
+    config = tiny_config(NAME)
+    message = refused("--config-file", str(config.with_name("doors_tst.yaml")))
+    assert "doors_tst.yaml does not exist" in message and f"did you mean {config}" in message
+
+
+def test_unknown_key_names_the_nearest(refused, tiny_config):
+    config = tiny_config(NAME)
+    assert "unknown key SOLVER.BASE_LRR; did you mean SOLVER.BASE_LR?" in refused(
+        "--config-file", str(config), "SOLVER.BASE_LRR", "1"
+    )
+    config.write_text(config.read_text().replace("BASE_LR: 0.01", "BASE_RL: 0.01"))
+    message = refused("--config-file", str(config))
+    assert str(config) in message and "SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?" in message
+
+
+@pytest.mark.parametrize("content", ["", "# nothing", "SOLVER", "- SOLVER"])
+def test_config_without_keys(refused, tiny_config, content):
+    config = tiny_config(NAME)
+    config.write_text(content)
+    assert f"{config} has no keys" in refused("--config-file", str(config))
+
+
+def test_value_of_another_type_and_odd_options(refused, tiny_config):
+    config = str(tiny_config(NAME))
+    assert "SOLVER.MAX_ITER" in refused("--config-file", config, "SOLVER.MAX_ITER", "many")
+    assert "pairs KEY VALUE, got 1" in refused("--config-file", config, "SOLVER.MAX_ITER")
+
+
+@pytest.mark.parametrize(
+    "key, name, hint",
+    [
+        ("META_ARCHITECTURE", "FICS", "did you mean FCIS?"),
+        ("BACKBONE.NAME", "build_vgg_hole_backbone", "did you mean build_dilated_vgg16_backbone?"),
+        ("PROPOSAL_GENERATOR.NAME", "InstanceFCNProposal", "did you mean InstanceFCNProposals?"),
+        ("ROI_HEADS.NAME", "SemiConvROIHead", "did you mean SemiConvROIHeads?"),
+        ("ROI_BOX_HEAD.NAME", "FastRCNNHead", "did you mean FastRCNNConvFCHead?"),
+        ("ROI_MASK_HEAD.NAME", "xyz", "known are "),
+    ],
+)
+def test_part_that_is_not_registered(refused, tiny_config, key, name, hint):
+    message = refused("--config-file", str(tiny_config(NAME)), f"MODEL.{key}", name)
+    assert f"MODEL.{key} is {name}, which is not registered; {hint}" in message
+    if "known" in hint:
+        assert "SemiConvMaskHead" in message
+
+
+def test_no_part_and_given_proposals_are_no_mistake(tiny_config):
+    names = ["MODEL.ROI_BOX_HEAD.NAME", "", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"]
+    assert load_config(str(tiny_config(NAME)), names).MODEL.ROI_BOX_HEAD.NAME == ""
+
+
+def test_unknown_optimizer(refused, tiny_config, tiny_set):
+    message = refused("--config-file", str(tiny_config(NAME)), *flag(tiny_set), "SOLVER.OPTIMIZER", "LION")
+    assert "SOLVER.OPTIMIZER is LION, wanted SGD or ADAMW" in message
+
+
+def test_unknown_evaluator(refused, tiny_config, tiny_set):
+    flags = [*flag(tiny_set), "--eval-only", "TEST.EVALUATORS", "['voc']"]
+    message = refused("--config-file", str(tiny_config(NAME)), *flags)
+    assert "TEST.EVALUATORS is ['voc'], wanted some of ['coco', 'coloring', 'mask_proposals']" in message
+
+
+def test_broken_yaml(refused, tmp_path):
+    (tmp_path / "broken.yaml").write_text("MODEL: {\n")
+    assert "broken.yaml is not valid YAML" in refused("--config-file", str(tmp_path / "broken.yaml"))
+
+
+def test_missing_base(refused, tmp_path):
+    (tmp_path / "child.yaml").write_text("_BASE_: parent.yaml\n")
+    message = refused("--config-file", str(tmp_path / "child.yaml"))
+    assert "child.yaml" in message and "parent.yaml does not exist" in message
+
+
+def test_unknown_data_set(refused, tiny_config):
+    assert f"There is no data set {NAME}" in refused("--config-file", str(tiny_config(NAME)))
+
+
+def test_missing_folder(refused, tiny_config, copied_set):
+    shutil.rmtree(copied_set[1])
+    message = refused("--config-file", str(tiny_config(NAME)), *flag(copied_set))
+    assert f"there is no image folder {copied_set[1]}" in message
+
+
+def test_broken_json(refused, tiny_config, copied_set):
+    copied_set[0].write_text(copied_set[0].read_text()[:-20])
+    message = refused("--config-file", str(tiny_config(NAME)), *flag(copied_set))
+    assert str(copied_set[0]) in message and "not valid JSON" in message and "line 1" in message
+
+
+@pytest.mark.parametrize("key, kind", [("image_id", "image"), ("category_id", "category")])
+def test_annotation_that_names_what_is_not_there(refused, tiny_config, copied_set, key, kind):
+    edit(copied_set[0], lambda content: content["annotations"][3].update({key: 99}))
+    message = refused("--config-file", str(tiny_config(NAME)), *flag(copied_set))
+    assert f"annotation 4 names {kind} 99" in message
+
+
+@pytest.mark.parametrize(
+    "architecture, heads",
+    [
+        ("GeneralizedRCNN", "StandardROIHeads"),
+        ("FCIS", "FCISROIHeads"),
+        ("SemiConvColoring", "StandardROIHeads"),
+        ("InstanceFCN", "MaskPooledROIHeads"),
+    ],
+)
+def test_number_of_classes(refused, tiny_config, tiny_set, architecture, heads):
+    opts = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_HEADS.NUM_CLASSES"]
+    for wrong in ("3", "1"):
+        message = refused("--config-file", str(tiny_config(NAME)), *flag(tiny_set), *opts, wrong)
+        assert f"MODEL.ROI_HEADS.NUM_CLASSES is {wrong}" in message and "2 categories: red, blue" in message
+
+
+@pytest.mark.parametrize(
+    "architecture, heads",
+    [("InstanceFCN", "PassThroughROIHeads"), ("GeneralizedRCNN", "PassThroughROIHeads"), ("ProposalNetwork", "StandardROIHeads")],
+)
+def test_proposals_of_no_category_take_any_number_of_classes(tiny_config, tiny_set, forget, architecture, heads):
+    forget(NAME)
+    register_from_flags([flag(tiny_set)[1]])
+    opts = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_HEADS.NUM_CLASSES"]
+    for number in ("3", "1"):
+        check_datasets(load_config(str(tiny_config(NAME)), [*opts, number]), [NAME])
+
+
+@pytest.mark.parametrize("more", [(), ("--eval-only",)])
+def test_masks_wanted_of_boxes(refused, tiny_config, copied_set, more):
+    edit(copied_set[0], lambda content: [a.pop("segmentation") for a in content["annotations"]])
+    message = refused("--config-file", str(tiny_config(NAME)), *flag(copied_set), *more)
+    assert f"MODEL.MASK_ON is True, but the annotations of data set {NAME} have no 'segmentation'" in message
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_image_that_is_cut_off(refused, tiny_config, copied_set, workers):
+    image = copied_set[1] / "5.png"
+    image.write_bytes(image.read_bytes()[:400])
+    opts = ("DATALOADER.NUM_WORKERS", workers)
+    assert str(image) in refused("--config-file", str(tiny_config(NAME)), *flag(copied_set), *opts)
+
+
+def test_image_that_is_cut_off_is_skipped_on_demand(tiny_config, copied_set, tmp_path, forget):
+    forget(NAME)
+    image = copied_set[1] / "5.png"
+    image.write_bytes(image.read_bytes()[:400])
+    opts = ["DATALOADER.SKIP_BAD_IMAGES", "True", "SOLVER.MAX_ITER", "5", "SOLVER.STEPS", "()"]
+    arguments = ["--config-file", str(tiny_config(NAME, tmp_path / "out")), *flag(copied_set), *opts]
+    train_net.main(train_net.argument_parser().parse_args(arguments))
+    assert (tmp_path / "out" / "model_final.pth").is_file()
+    assert str(image) in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_checkpoint_of_another_architecture(refused, tiny_config, tiny_set, tmp_path):
+    config = str(tiny_config(NAME))
+    torch.save({"model": {"backbone.conv.weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "other.pth"))
+    for mode in ((), ("--eval-only",)):
+        message = refused("--config-file", config, *flag(tiny_set), *mode, *weights)
+        assert "other.pth is not of this model" in message
+
+
+def test_checkpoint_that_is_not_there_or_cut_off(refused, tiny_config, tiny_set, tmp_path):
+    arguments = ("--config-file", str(tiny_config(NAME)), *flag(tiny_set), "--eval-only", "MODEL.WEIGHTS")
+    assert "nowhere.pth does not exist" in refused(*arguments, str(tmp_path / "nowhere.pth"))
+    torch.save({"model": {"weight": torch.zeros(3000)}}, tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:500])
+    assert "cut.pth cannot be read" in refused(*arguments, str(tmp_path / "cut.pth"))
+
+
+def test_more_gpus_than_there_are(refused, tiny_config):
+    if torch.cuda.device_count() < 64:
+        assert "--num-gpus 64" in refused("--config-file", str(tiny_config(NAME)), "--num-gpus", "64")

@@ -1,0 +1,208 @@
+"""train_net.py end to end on a tiny set: what a run leaves behind, determinism, pre-emption, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tellapart import InputError
+from tellapart.engine import train as train_net
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "train_net_test"
+# what turns the tiny Mask R-CNN into other models
+MODELS = {
+    "Mask R-CNN": (),
+    "FCIS": (
+        "MODEL.META_ARCHITECTURE", "FCIS", "MODEL.ROI_HEADS.NAME", "FCISROIHeads", "MODEL.FCIS.CONV_DIMS", "[16]",
+        "MODEL.FCIS.OHEM", "True",
+    ),
+    "InstanceFCN": (
+        "MODEL.META_ARCHITECTURE", "InstanceFCN", "MODEL.PROPOSAL_GENERATOR.NAME", "InstanceFCNProposals",
+        "MODEL.ROI_HEADS.NAME", "PassThroughROIHeads",
+        "MODEL.INSTANCE_FCN.IN_FEATURES", "['p2', 'p3']", "MODEL.INSTANCE_FCN.WINDOW_SIZE", "7",
+        "MODEL.INSTANCE_FCN.CONV_DIM", "16", "MODEL.INSTANCE_FCN.POST_NMS_TOPK", "20",
+        "TEST.EVALUATORS", "['coco', 'mask_proposals']",
+    ),
+    "SemiConv": (
+        "MODEL.ROI_HEADS.NAME", "SemiConvROIHeads", "MODEL.ROI_MASK_HEAD.NAME", "SemiConvMaskHead",
+        "MODEL.SEMICONV.CONV_DIM", "16",
+    ),
+    "SemiConvColoring": (
+        "MODEL.META_ARCHITECTURE", "SemiConvColoring", "MODEL.SEMICONV.CONV_DIM", "16",
+        "TEST.EVALUATORS", "['coco', 'coloring']",
+    ),
+}  # fmt: skip
+
+
+class Recorder(HookBase):
+    """Every iteration's total loss; sends this process a signal after ``kill_at`` if that is set."""
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.losses: dict[int, float] = {}
+        self.kill_at = kill_at
+
+    def after_step(self) -> None:
+        """Note the loss; the hook stands before the pre-emption hook."""
+        self.losses[self.trainer.iter] = self.trainer.storage.history("total_loss").latest()
+        if self.trainer.iter == self.kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def run(tiny_config, tiny_set, monkeypatch, forget):
+    """A function that trains in this process and returns the losses by iteration."""
+
+    def train(output: Path, *flags: str, opts: tuple[str, ...] = (), kill_at: int | None = None) -> dict[int, float]:
+        forget(NAME)
+        recorder = Recorder(kill_at)
+        original = train_net.Trainer.build_hooks
+        with monkeypatch.context() as patch:
+            patch.setattr(train_net.Trainer, "build_hooks", lambda self: [recorder, *original(self)])
+            arguments = ["--config-file", str(tiny_config(NAME, output)), "--register", register(tiny_set), *flags]
+            try:
+                train_net.main(train_net.argument_parser().parse_args([*arguments, *opts]))
+            except SystemExit as exit:
+                assert exit.code == 128 + signal.SIGTERM and kill_at is not None
+        return recorder.losses
+
+    return train
+
+
+def register(tiny_set: tuple[Path, Path]) -> str:
+    return f"{NAME}={tiny_set[0]}:{tiny_set[1]}"
+
+
+def command(tiny_set, config: Path, *more: str) -> list[str]:
+    return [str(ROOT / "train_net.py"), "--config-file", str(config), "--register", register(tiny_set), *more]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_a_run_leaves_behind(run, tmp_path, model):
+    losses = run(tmp_path / "a", opts=(*MODELS[model], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"))
+    assert sorted(losses) == list(range(6))
+    left = {str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    expected = {"metrics.json", "model_final.pth", "last_checkpoint", "config.yaml", "log.txt"}
+    assert expected <= left
+    assert "inference/coco_instances_results.json" in left
+    assert f"inference/contact_sheet_{NAME}.png" in left
+    assert any(name.startswith("events.out.tfevents") for name in left)
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.json").read_text().splitlines()]
+    assert {"segm/AP", "bbox/AP50", "total_loss", "lr", "iteration"} <= set().union(*lines)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_same_seed_same_losses_and_resume_repeats_them(run, tmp_path, workers):
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "DATALOADER.NUM_WORKERS", workers)
+    whole = run(tmp_path / "whole", opts=opts)
+    killed = run(tmp_path / "killed", opts=opts, kill_at=2)
+    assert sorted(killed) == [0, 1, 2], "the run must stop at the iteration that the signal came in"
+    assert (tmp_path / "killed" / "last_checkpoint").read_text().strip() == "model_0000002.pth"
+    resumed = run(tmp_path / "killed", "--resume", opts=opts)
+    assert {**killed, **resumed} == whole
+    assert not list((tmp_path / "killed").glob("*.part"))
+
+    def curve(folder: str) -> list[tuple[int, float]]:
+        lines = [json.loads(line) for line in (tmp_path / folder / "metrics.json").read_text().splitlines()]
+        return [(line["iteration"], line["total_loss"]) for line in lines if "total_loss" in line]
+
+    # medians over the last iterations reach back over the resume (stopping writes one more line, before it)
+    assert curve("killed")[-1] == curve("whole")[-1]
+    weights = [torch.load(tmp_path / d / "model_final.pth", weights_only=True)["model"] for d in ("whole", "killed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_another_seed_gives_other_losses(run, tmp_path):
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
+    assert run(tmp_path / "a", opts=opts) != run(tmp_path / "b", opts=(*opts, "SEED", "7"))
+
+
+def test_learning_rate_factors(run, tmp_path):
+    """A factor of 0 leaves what it names as it was, and only that."""
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()")
+    still = ("SOLVER.LR_FACTORS", "[['roi_heads.mask_head', 0.0]]")
+    run(tmp_path / "a", opts=opts)
+    run(tmp_path / "b", opts=(*opts, *still))
+    a, b = (torch.load(tmp_path / d / "model_final.pth", weights_only=True)["model"] for d in "ab")
+    differ = {name for name in a if not torch.equal(a[name], b[name])}
+    assert differ == {name for name in a if name.startswith("roi_heads.mask_head")}
+    with pytest.raises(InputError, match="no parameter's name starts with roi_head.mask"):
+        run(tmp_path / "c", opts=(*opts, "SOLVER.LR_FACTORS", "[['roi_head.mask', 2.0]]"))
+    with pytest.raises(InputError, match="wanted .prefix of parameters' names, factor."):
+        run(tmp_path / "c", opts=(*opts, "SOLVER.LR_FACTORS", "[['roi_heads', 'fast']]"))
+
+
+def test_adamw(run, tmp_path):
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()")
+    sgd, adamw = run(tmp_path / "a", opts=opts), run(tmp_path / "b", opts=(*opts, "SOLVER.OPTIMIZER", "ADAMW"))
+    assert sgd[0] == adamw[0] and sgd[2] != adamw[2]
+    state = torch.load(tmp_path / "b" / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["optimizer"]
+    assert "exp_avg_sq" in state["state"][0]
+
+
+def test_finished_run_is_not_trained_again(run, tmp_path):
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
+    run(tmp_path / "a", opts=opts)
+    assert run(tmp_path / "a", "--resume", opts=opts) == {}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tmp_path, model):
+    """torchrun with two gloo processes: equal parameters on both; two evaluate to exactly what one does."""
+    config = tiny_config(NAME, tmp_path / "two")
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import pathlib, torch\nfrom tellapart.engine import train as train_net\n"
+        "import torch.distributed as dist\n"
+        "def main(args):\n"
+        "    trainers = []\n"
+        "    build = train_net.Trainer.build_hooks\n"
+        "    def build_hooks(self):\n"
+        "        trainers.append(self)\n"
+        "        return build(self)\n"
+        "    train_net.Trainer.build_hooks = build_hooks\n"
+        "    train_net.main(args)\n"
+        "    vector = torch.cat([p.detach().flatten() for p in trainers[0].model.parameters()])\n"
+        "    others = [torch.empty_like(vector) for _ in range(2)]\n"
+        "    dist.all_gather(others, vector)\n"
+        "    assert torch.equal(others[0], others[1]), 'parameters differ'\n"
+        "    trainers.clear()\n"
+        "    pathlib.Path(f'equal_{dist.get_rank()}').write_text(dist.get_backend())\n"
+        "train_net.launch(main, train_net.argument_parser().parse_args())\n"
+        "threads = [task.read_text() for task in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "assert not any('gloo' in name for name in threads), threads\n"  # they could abort the interpreter's end
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'projects'}", "OMP_NUM_THREADS": "1"}
+    common = {"env": environment, "text": True, "capture_output": True, "timeout": 240, "cwd": tmp_path}
+    short = ("SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", *MODELS[model])
+    result = subprocess.run([*torchrun, str(driver), *command(tiny_set, config, *short)[1:]], **common)
+    assert result.returncode == 0, result.stderr[-3000:]
+    # files, not lines: what two processes print to one pipe may come interleaved
+    assert [(tmp_path / f"equal_{rank}").read_text() for rank in range(2)] == ["gloo", "gloo"]
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "two" / "model_final.pth"), "TEST.CONTACT_SHEET.NUM_IMAGES", "0"]
+    predictions = {}
+    for name, launcher in (("one", [sys.executable]), ("both", torchrun)):
+        keep_all = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+        more = ["--eval-only", *MODELS[model], *weights, *keep_all, "OUTPUT_DIR", str(tmp_path / name)]
+        result = subprocess.run([*launcher, *command(tiny_set, config, *more)], **common)
+        assert result.returncode == 0, result.stderr[-3000:]
+        table = [line for line in (result.stdout + result.stderr).splitlines() if "copypaste" in line]
+        assert len(table) == (9 if "TEST.EVALUATORS" in MODELS[model] else 6)
+        found = json.loads((tmp_path / name / "inference" / "coco_instances_results.json").read_text())
+        predictions[name] = ([line.split("copypaste")[1] for line in table], found)
+    assert len(predictions["one"][1]) > 0
+    assert predictions["one"][0] == predictions["both"][0]
+
+    def ordered(found: list[dict]) -> list[dict]:
+        return sorted(found, key=lambda p: (p["image_id"], -p["score"], p["bbox"]))
+
+    assert ordered(predictions["one"][1]) == ordered(predictions["both"][1])
