@@ -1,4 +1,4 @@
-"""Cases on InstanceFCN: proposals, categories, losses and gradients on fixed weights and real images."""
+"""Cases on InstanceFCN: proposals, categories, losses and gradients on fixed weights and drawn images."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def _run(cfg) -> dict:
     return out
 
 
-@case(data=True)
+@case
 def case_model_instance_fcn_R_18() -> dict:
     """One map of stride 16, two scales, both branches multiplied."""
     return _run(_cfg("C4", IN_FEATURES=["res4"], WINDOW_SIZE=5, TEST_SCALES=[1.0, 1.5], SCORE="product"))
 
 
-@case(data=True)
+@case
 def case_model_instance_fcn_R_18_FPN_classifier() -> dict:
     """A pyramid, and the categories of the proposals."""
     cfg = _cfg("FPN", IN_FEATURES=["p2", "p3", "p4"], WINDOW_SIZE=9, TOPK_PER_LEVEL=100)
