@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tellapart.data.coco_folder import coco_annotation
-from tellapart.data.prepared import VOC_CLASSES, Problems, datasets_root, output_folder, write_json
+from tellapart.data.prepared import VOC_CLASSES, Problems, datasets_root, output_folder
 from tellapart.errors import InputError, run_command
+from tellapart.files import write_json
 
 import numpy as np
 from tqdm import tqdm

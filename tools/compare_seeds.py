@@ -21,9 +21,9 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from tellapart.data.prepared import write_json
 from tellapart.engine.job_runner import in_parallel, train
 from tellapart.errors import InputError, run_command
+from tellapart.files import write_json
 
 
 def run_seed(

@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tellapart.data.coco_folder import some
-from tellapart.engine.checkpoint import AtomicPathManager
 from tellapart.errors import InputError, run_command
+from tellapart.files import atomic_file
 
 import numpy as np
 import torch
-from iopath.common.file_io import g_pathmgr
 
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -241,7 +240,7 @@ def convert_file(source: Path, output: Path, grid_size: int = 7, num_ratios: int
     except InputError as error:
         raise InputError(f"{source} {error}") from error
     try:
-        with AtomicPathManager(g_pathmgr).open(str(output), "wb") as file:
+        with atomic_file(output, "wb") as file:
             torch.save({"model": converted.model, "__author__": "FCIS (msracver), converted from MXNet"}, file)
     except OSError as error:
         raise InputError(f"{output} can't be written: {error.strerror}") from error

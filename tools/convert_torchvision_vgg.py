@@ -11,11 +11,10 @@ import argparse
 import pickle
 
 from tellapart.backbones.vgg import from_torchvision
-from tellapart.engine.checkpoint import AtomicPathManager
 from tellapart.errors import InputError, run_command
+from tellapart.files import atomic_file
 
 import torch
-from iopath.common.file_io import g_pathmgr
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
         raise InputError(f"{args.source} can't be read: {error}") from error
     except InputError as error:
         raise InputError(f"{args.source}: {error}") from error
-    with AtomicPathManager(g_pathmgr).open(args.output, "wb") as file:
+    with atomic_file(args.output, "wb") as file:
         torch.save({"model": converted, "__author__": "torchvision"}, file)
     print(f"wrote {args.output}: {len(converted)} tensors")
 

@@ -10,8 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from tellapart.data.prepared import write_json
 from tellapart.errors import InputError, run_command
+from tellapart.files import write_json
 
 
 def subset(source: Path, count: int) -> dict:

@@ -7,9 +7,7 @@ prepared in the former is the one used. Either holds `images/` and one `instance
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-from ..files import build_folder, cache_dir
+from ..files import atomic_folder, cache_dir, write_json
 from .coco_folder import check_coco_dataset, coco_annotation
 
 VOC_CLASSES = [
@@ -113,19 +111,6 @@ class Problems:
             raise InputError("\n  ".join([f"{self.where}: {len(self.found)} problem(s)", *lines]))
 
 
-def write_json(path: Path, content: dict | list) -> None:
-    """Writes a JSON whole or not at all. Raises InputError if it can't be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path} can't be written: {error.strerror}") from error
-
-
 def binary_mask(pixels: np.ndarray) -> np.ndarray:
     """bool (H, W): where any colour of an (H, W) or (H, W, 1 to 4) image is above 0; alpha does not count."""
     if pixels.ndim == 3:
@@ -167,7 +152,7 @@ class CocoWriter:
             for mask in masks:
                 counts["annotation"] += 1
                 part["annotations"].append({**mask, "id": counts["annotation"], "image_id": counts["image"]})
-        with build_folder(folder / "images", replace=True) as work:
+        with atomic_folder(folder / "images", replace=True) as work:
             for _, file_name, image in self._images:
                 Image.fromarray(image).save(work / file_name)
         for split, part in content.items():

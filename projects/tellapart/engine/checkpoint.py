@@ -6,12 +6,12 @@ import contextlib
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
 from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import InputError
+from ..files import atomic_file
 
 # how many parameter names a message lists
 _SHOWN = 5
@@ -30,20 +30,7 @@ class AtomicPathManager:
         """As the wrapped one's; writing to a local path goes through a temporary file."""
         if "w" not in mode or "://" in path:
             return self._path_manager.open(path, mode, **kwargs)
-        return self._open_atomically(path, mode, **kwargs)
-
-    @contextlib.contextmanager
-    def _open_atomically(self, path: str, mode: str, **kwargs: Any) -> Iterator[IO]:
-        temporary = f"{path}.{os.getpid()}.part"
-        try:
-            with self._path_manager.open(temporary, mode, **kwargs) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
+        return atomic_file(path, mode, **kwargs)
 
 
 class Checkpointer(DetectionCheckpointer):

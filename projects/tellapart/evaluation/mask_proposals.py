@@ -24,8 +24,8 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from ..data.prepared import write_json
 from ..errors import InputError
+from ..files import write_json
 
 logger = logging.getLogger(__name__)
 TASK = "mask_proposals"

@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-from ...files import build_folder, cache_dir
+from ...files import atomic_folder, cache_dir
 from ..coco_folder import coco_annotation
 
 # (seed, index) -> image, uint8 (H, W, 3) RGB or (H, W) grey; for each object its class index and its mask, bool (H, W)
@@ -63,7 +63,7 @@ class SyntheticDataset:
             logger = logging.getLogger(__name__)
             logger.info("Drawing %s_%s: %d images into %s", self.name, split, self.splits[split][1], folder)
             start = time.perf_counter()
-            with build_folder(folder) as work:
+            with atomic_folder(folder) as work:
                 self._write(split, work)
             logger.info("Drew %s_%s in %.1f s", self.name, split, time.perf_counter() - start)
         return str(folder / "instances.json"), str(folder / "images")
