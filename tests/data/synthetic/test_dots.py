@@ -57,13 +57,13 @@ def test_grid_is_regular_and_covers_the_image(grids):
         assert len(at) == len(np.unique(at[:, 0])) * len(np.unique(at[:, 1]))
 
 
-def test_neighbours_see_the_same(grids):
+def test_neighbors_see_the_same(grids):
     """What a receptive field of 35 pixels (ResNet's res2) that lies in the image holds does not depend on the dot."""
     compared = 0
     for i, at in enumerate(grids):
         image, middle = draw_dots(4, i)[0], at + RADIUS
         inner = middle[((middle >= 17) & (middle < SIZE - 17)).all(axis=1)]
-        # the margin where a dot was left out is seen by outer dots: take those with neighbours all around
+        # the margin where a dot was left out is seen by outer dots: take those with neighbors all around
         inner = [p for p in inner if all((middle == p + d).all(axis=1).any() for d in around(middle))]
         views = [image[y - 17 : y + 18, x - 17 : x + 18] for y, x in inner]
         for view in views[1:]:

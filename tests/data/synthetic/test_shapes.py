@@ -3,7 +3,7 @@
 import math
 
 import tellapart  # noqa: F401
-from tellapart.data import shapes
+from tellapart.data.synthetic import shapes
 
 import numpy as np
 import pytest
