@@ -40,7 +40,7 @@ def test_what_is_hardly_seen_is_not_drawn():
     for offset, kept in ((0, 1), (19, 1), (20, 2)):  # 0%, 17% and 22% of the small disc are seen
         behind = shapes._Shape(0, 64.0 + offset, 64.0, 10.0, 0.0, color)
         before = shapes._Shape(0, 64.0, 64.0, 25.0, 0.0, color)
-        left, distances, owner = shapes._drop_hidden([behind, before])
+        left, distances, owner = shapes._drop_occluded([behind, before])
         assert len(left) == len(distances) == kept and left[-1] is before
         assert set(np.unique(owner)) == {-1, *range(kept)}
 

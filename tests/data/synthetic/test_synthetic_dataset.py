@@ -1,4 +1,4 @@
-"""The dataset data sets: the same every time, written as drawn, and ready for a loader and an evaluator."""
+"""The synthetic data sets: the same every time, written as drawn, and ready for a loader and an evaluator."""
 
 import hashlib
 import json

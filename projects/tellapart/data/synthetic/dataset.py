@@ -27,11 +27,13 @@ class SyntheticDataset:
     """A series of images per seed, and the splits that are taken from it.
 
     ``draw(seed, index)`` depends only on its arguments, so a longer split starts with the images of a shorter one:
-    ``dataclasses.replace(WORMS, splits={"long": (WORMS.splits["train"][0], 20000)}).register()`` registers ``worms_long``.
+    ``dataclasses.replace(WORMS, splits={"long": (WORMS.splits["train"][0], 20000)}).register()`` registers
+    ``worms_long``.
 
     Attributes:
         name: of the data set; "shapes" with a split "train" is registered as ``shapes_train``.
-        version: part of the cache folder's name. Increase it with every change of the drawn images, so that outdated caches
+        version: part of the cache folder's name. Increase it with every change of the drawn images, so that outdated
+        caches
             are not used.
         classes: category names; the COCO ids are 1, 2, ... in this order.
         colors: one RGB triple per class, for pictures.
@@ -89,8 +91,8 @@ class SyntheticDataset:
     def register(self) -> None:
         """Register all splits in Detectron2's catalogs.
 
-        Images are drawn at the first ``DatasetCatalog.get`` or ``check_dataset``. Call ``check_dataset`` before you read the
-        ``json_file`` of the metadata, for example for an evaluator that is built before any loader.
+        Images are drawn at the first ``DatasetCatalog.get`` or ``check_dataset``. Call ``check_dataset`` before you
+        read the ``json_file`` of the metadata, for example for an evaluator that is built before any loader.
         """
         root = cache_dir()
         for split in self.splits:

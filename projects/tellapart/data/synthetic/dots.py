@@ -1,14 +1,15 @@
 """``dots_*`` and ``dots_jittered_*``: identical white dots on a black image, on a regular grid or with random offsets.
 
 The synthetic experiment of Novotny et al., "Semi-convolutional Operators for Instance Segmentation" (ECCV 2018,
-figure 3). The paper gives no sizes, so they are our choice. On the regular grid the surroundings of all dots are equal within
-any receptive field that does not reach the image border, so a translation-invariant network cannot tell the dots apart:
+figure 3). The paper gives no sizes, so they are our choice. On the regular grid the surroundings of all dots are equal
+within any receptive field that does not reach the image border, so a translation-invariant network cannot tell the dots
+apart:
 
 - All dots have the same pixels, shifted by whole pixels.
 - The pitch is a multiple of ``STRIDE``. Dots therefore have the same alignment with every feature map of up to that
   stride, such as ResNet's ``res2``, after which the paper cuts its network.
-- The grid covers the whole image. A dot that the border would cut is left out, because its shape would identify it. Only a
-  black margin narrower than the pitch remains at the border.
+- The grid covers the whole image. A dot that the border would cut is left out, because its shape would identify it.
+  Only a black margin narrower than the pitch remains at the border.
 
 Pitch and phase differ between images, so positions cannot be memorized, and no grid occurs in two splits. In the
 jittered series the dots are shifted by a few pixels, so their surroundings do differ.

@@ -1,9 +1,10 @@
 """``worms_train`` and ``worms_val``: crossing worms as one binary silhouette, in any number of images, like BBBC010.
 
-BBBC010 (C. elegans, https://bbbc.broadinstitute.org/BBBC010; ``datasets/prepare_bbbc010.py``) has 100 images. The synthetic
-images follow its statistics: number, length, width, bend and overlap of the worms. As in BBBC010, an image has either
-dead worms, which are almost straight, or living worms, which are curled. ``tests/data/synthetic/test_worms.py`` compares
-the statistics. A mask is the whole body, also where another worm crosses it, and the image is the union of the masks.
+BBBC010 (C. elegans, https://bbbc.broadinstitute.org/BBBC010; ``datasets/prepare_bbbc010.py``) has 100 images. The
+synthetic images follow its statistics: number, length, width, bend and overlap of the worms. As in BBBC010, an image
+has either dead worms, which are almost straight, or living worms, which are curled.
+``tests/data/synthetic/test_worms.py`` compares the statistics. A mask is the whole body, also where another worm
+crosses it, and the image is the union of the masks.
 
 The images have the size of BBBC010's, so the same config trains on both. A network can be pre-trained on these images
 (``configs/quick/mask_rcnn/mask_rcnn_R_18_FPN_worms.yaml``).
@@ -26,7 +27,7 @@ _WELL_SPREAD = 14.0  # standard deviation of the center, pixels
 _LENGTH = (122.0, 10.0)  # of a body, pixels: mean and standard deviation
 _RADIUS = (4.3, 0.4)  # of its thickest part, pixels: mean and standard deviation
 _KNOTS = 41  # points on the centerline, less than a radius apart
-_WAVE = 0.09  # standard deviation of the Gaussian that smooths the curvature, as a fraction of the length
+_WAVE = 0.09  # smoothing of the curvature: standard deviation of the Gaussian as a fraction of the length
 _ALIVE = 0.5  # fraction of images with living worms
 _BEND = {True: (1.1, 0.75), False: (-1.05, 0.7)}  # by whether alive: mean and standard deviation of log(radians per length)
 _TIGHTEST = 11.0  # smallest radius of curvature, pixels; tighter bodies would become a blob
