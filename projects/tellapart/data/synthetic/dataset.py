@@ -32,9 +32,8 @@ class SyntheticDataset:
 
     Attributes:
         name: of the data set; "shapes" with a split "train" is registered as ``shapes_train``.
-        version: part of the cache folder's name. Increase it with every change of the drawn images, so that outdated
-        caches
-            are not used.
+        version: part of the cache folder's name. Increase it with every change of the drawn images, so that
+            outdated caches are not used.
         classes: category names; the COCO ids are 1, 2, ... in this order.
         colors: one RGB triple per class, for pictures.
         splits: (seed, number of images) per split.

@@ -36,7 +36,7 @@ class _Shape:
     color: np.ndarray
 
     def distance(self, col: np.ndarray = _COL, row: np.ndarray = _ROW) -> np.ndarray:
-        """Return the signed distance (pixels, float32) from points, default all pixels, to the outline; negative inside."""
+        """Return the signed distance (pixels, float32) of points, default all pixels, to the outline; negative inside."""
         dx, dy = col - np.float32(self.x), row - np.float32(self.y)
         sides = _SIDES[self.category]
         if not sides:
