@@ -36,7 +36,7 @@ class _Shape:
     color: np.ndarray
 
     def distance(self, col: np.ndarray = _COL, row: np.ndarray = _ROW) -> np.ndarray:
-        """Return the signed distance (pixels, float32) of points, default all pixels, to the outline; negative inside."""
+        """Return the signed distance (pixels, float32) of points (default: all) to the outline; negative inside."""
         dx, dy = col - np.float32(self.x), row - np.float32(self.y)
         sides = _SIDES[self.category]
         if not sides:
@@ -158,7 +158,7 @@ def _paint(
 
 
 def _ramp(slope: float, turn: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
-    """Return a plane, float32 (SIZE, SIZE): 0 at (x, y), rising by ``slope`` per pixel in direction ``turn``, radians."""
+    """Return a plane, float32 (SIZE, SIZE): 0 at (x, y), rising by ``slope`` per pixel in direction ``turn`` (rad)."""
     slope_x, slope_y = np.float32(slope * math.cos(turn)), np.float32(slope * math.sin(turn))
     return (_COL - np.float32(x)) * slope_x + (_ROW - np.float32(y)) * slope_y
 

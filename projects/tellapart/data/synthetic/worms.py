@@ -29,7 +29,7 @@ _RADIUS = (4.3, 0.4)  # of its thickest part, pixels: mean and standard deviatio
 _KNOTS = 41  # points on the centerline, less than a radius apart
 _WAVE = 0.09  # standard deviation of the Gaussian that smooths the curvature, in body lengths
 _ALIVE = 0.5  # fraction of images with living worms
-_BEND = {True: (1.1, 0.75), False: (-1.05, 0.7)}  # by whether alive: mean and standard deviation of log(radians per length)
+_BEND = {True: (1.1, 0.75), False: (-1.05, 0.7)}  # of log(bend in radians), by whether alive: mean, standard deviation
 _TIGHTEST = 11.0  # smallest radius of curvature, pixels; tighter bodies would become a blob
 _CROSSING = 60.0  # pixels; a worm that overlaps others by this area is kept with probability 1 / e
 
