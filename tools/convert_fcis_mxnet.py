@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tellapart.data.coco_folder import some
+from tellapart.data.coco_folder import first_few
 from tellapart.errors import InputError, run_command
 from tellapart.files import atomic_file
 
@@ -204,7 +204,7 @@ def convert(params: dict[str, np.ndarray], grid_size: int = 7, num_ratios: int =
     layers = layer_names(depth)
     missing = [name for tensors in layers.values() for name in tensors if name not in params]
     if missing:
-        raise InputError(f"lacks {len(missing)} tensors of an FCIS with ResNet-{depth}: {some(missing, 5)}")
+        raise InputError(f"lacks {len(missing)} tensors of an FCIS with ResNet-{depth}: {first_few(missing, 5)}")
     num_classes, num_anchors = _check_shapes(params, layers, grid_size, num_ratios)
     rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "arg:conv1_weight": lambda array: array[:, ::-1],

@@ -27,7 +27,7 @@ def atomic_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO
     renamed, so a crash leaves either the old or the new file.
 
     Args:
-        path: a local path; its folder is created.
+        path: a local path; its folder must exist.
         mode: "w" or "wb".
         **kwargs: passed to ``open``.
 
@@ -35,7 +35,6 @@ def atomic_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO
         OSError: the file cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, mode, **kwargs) as file:
@@ -49,13 +48,14 @@ def atomic_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO
 
 
 def write_json(path: str | Path, content: dict | list) -> None:
-    """Write ``content`` as JSON with :func:`atomic_file`.
+    """Write ``content`` as JSON with :func:`atomic_file`; create the folder of ``path``.
 
     Raises:
         InputError: the file cannot be written.
     """
     text = json.dumps(content)
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write(text)
     except OSError as error:

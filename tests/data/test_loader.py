@@ -159,7 +159,7 @@ def cut(path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cut_image_is_named_in_one_message(folder, workers):
     cut(folder / "images" / "7.png")
-    with pytest.raises(InputError, match=r"^Can't read image \S*/images/7\.png: .*SKIP_BAD_IMAGES") as error:
+    with pytest.raises(InputError, match=r"^Image \S*/images/7\.png cannot be read: .*SKIP_BAD_IMAGES") as error:
         take(build_resumable_train_loader(config(NUM_WORKERS=workers)), 12)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
     assert not multiprocessing.active_children()  # though the error still holds on to the frames that it came through
@@ -167,7 +167,7 @@ def test_cut_image_is_named_in_one_message(folder, workers):
 
 def test_image_of_another_size_than_its_json_says_is_named(folder):
     Image.new("RGB", (9, 9)).save(folder / "images" / "7.png")
-    with pytest.raises(InputError, match=r"Can't read image \S*/images/7\.png: .*9"):
+    with pytest.raises(InputError, match=r"Image \S*/images/7\.png cannot be read: .*9"):
         take(build_resumable_train_loader(config()), 12)
 
 
@@ -185,7 +185,7 @@ def test_skipped_image_is_replaced_by_the_next_and_warned_of_once(folder, worker
     replaced = [[{"6.png": "8.png", "7.png": "8.png"}.get(name, name) for name in batch] for batch in before]
     assert names(whole) == replaced != before
     for name in ("6.png", "7.png"):
-        assert sum(f"images/{name}, which can't be read" in record.message for record in caplog.records) == 1
+        assert sum(f"images/{name}, which cannot be read" in record.message for record in caplog.records) == 1
     assert "2 skipped so far" in caplog.text
     assert run(9) == whole[9:]
     assert "skipped_unreadable" not in next(iter(build_resumable_train_loader(config(SKIP_BAD_IMAGES=True))))[0]
@@ -209,14 +209,14 @@ def test_mapper_may_refuse_images(folder):
 
 
 def test_wrong_settings_are_named(folder, monkeypatch):
-    with pytest.raises(InputError, match="SAMPLER_TRAIN is Nonsense, wanted TrainingSampler or"):
+    with pytest.raises(InputError, match="SAMPLER_TRAIN is Nonsense, expected TrainingSampler or"):
         build_resumable_train_loader(config(SAMPLER_TRAIN="Nonsense"))
     cfg = config()
     cfg.DATASETS.TRAIN = (NAME + "s",)
     with pytest.raises(InputError, match=f"did you mean {NAME}"):
         build_resumable_train_loader(cfg)
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
-    with pytest.raises(InputError, match="IMS_PER_BATCH 2 can't be shared by 3 processes"):
+    with pytest.raises(InputError, match="IMS_PER_BATCH is 2, expected a multiple of the 3 processes"):
         build_resumable_train_loader(config())
 
 
@@ -232,7 +232,7 @@ def test_empty_set_is_named(folder):
 def test_test_loader_names_or_leaves_out_the_image(folder, workers, caplog):
     cut(folder / "images" / "2.png")
     loader = build_guarded_test_loader(config(NUM_WORKERS=workers), NAME)
-    with pytest.raises(InputError, match=r"^Can't read image \S*/images/2\.png"):
+    with pytest.raises(InputError, match=r"^Image \S*/images/2\.png cannot be read"):
         list(loader)
     loader = build_guarded_test_loader(config(NUM_WORKERS=workers, SKIP_BAD_IMAGES=True), NAME)
     assert [batch[0]["image_id"] for batch in loader] == [i for i in range(1, COUNT + 1) if i != 3]
