@@ -1,4 +1,4 @@
-"""One's own COCO folders: registered as Detectron2 would, and every fault named at the door."""
+"""User data in COCO format: registration as in Detectron2, and one message for every problem before training."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def check(folder, content):
 
 
 def changed(*path_and_value):
-    """CONTENT with the value at the path replaced, or removed if it is Ellipsis."""
+    """Return CONTENT with the value at the path replaced, or removed if it is Ellipsis."""
     *path, last, value = path_and_value
     content = copy.deepcopy(CONTENT)
     at = content

@@ -1,4 +1,4 @@
-"""The resumable training loader: a run's n-th sample is the same whatever happened before; bad images are named."""
+"""The resumable training loader: the n-th sample depends only on the seed and n; unreadable images are named."""
 
 import json
 import multiprocessing
@@ -63,7 +63,7 @@ def config(**dataloader):
 
 
 def take(loader, count):
-    """The first batches as comparable values: file, augmented pixels, masks."""
+    """Return the first batches as comparable values: file, augmented pixels, masks."""
 
 
     def values(sample):
@@ -124,7 +124,7 @@ def test_rare_category_comes_more_often(folder):
 
 
 def test_processes_share_one_stream(monkeypatch):
-    """All ranks' positions together number the stream without gaps; batch k of a rank is the same when resumed."""
+    """The positions of all ranks number the stream without gaps; batch k of a rank is the same after resuming."""
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
     positions = []
     for rank in range(3):
@@ -240,7 +240,7 @@ def test_test_loader_names_or_leaves_out_the_image(folder, workers, caplog):
 
 
 def test_test_loader_says_how_many_instances_there_are(folder):
-    """Crowds are none; the registered dicts stay as they are."""
+    """Crowds are not counted, and the registered dicts are not changed."""
     DatasetCatalog.remove(NAME)
     one, crowd = ({"bbox": [1, 1, 5, 5], "bbox_mode": 1, "category_id": 0, "iscrowd": c} for c in (0, 1))
     records = [

@@ -1,4 +1,4 @@
-"""The dots: identical, apart, complete, and on the plain grid the same whichever dot one looks from."""
+"""The dots are identical, separate and complete; on the regular grid their surroundings are equal."""
 
 import tellapart  # noqa: F401
 from tellapart.data.synthetic.dots import DOT, DOTS, PITCHES, RADIUS, SIZE, STRIDE, draw_dots
@@ -17,7 +17,7 @@ def drawn(request):
 
 @pytest.fixture(scope="module")
 def grids():
-    """The upper left corners (row, column) of the dots of each plain image."""
+    """Return the upper left corners (row, column) of the dots of each image on a regular grid."""
     return [corners(draw_dots(4, i)[1]) for i in range(NUM_IMAGES)]
 
 
@@ -58,7 +58,7 @@ def test_grid_is_regular_and_covers_the_image(grids):
 
 
 def test_neighbors_see_the_same(grids):
-    """What a receptive field of 35 pixels (ResNet's res2) that lies in the image holds does not depend on the dot."""
+    """The content of a receptive field of 35 pixels (ResNet's res2) inside the image does not depend on the dot."""
     compared = 0
     for i, at in enumerate(grids):
         image, middle = draw_dots(4, i)[0], at + RADIUS

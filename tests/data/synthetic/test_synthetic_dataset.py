@@ -1,4 +1,4 @@
-"""The synthetic data sets: the same every time, written as drawn, and ready for a loader and an evaluator."""
+"""The synthetic data sets: reproducible, written as drawn, and usable by a loader and an evaluator."""
 
 import hashlib
 import json
@@ -111,7 +111,7 @@ def test_evaluator_finds_nothing_missing_in_the_truth(dataset, tmp_path, monkeyp
 
 @each_dataset
 def test_registered_with_metadata(dataset):
-    """The metadata are there before the images are."""
+    """The metadata exist before the images are drawn."""
     assert {seed for seed, _ in dataset.splits.values()}.isdisjoint(
         {seed for other in DATASETS if other is not dataset for seed, _ in other.splits.values()}
     )

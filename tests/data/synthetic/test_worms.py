@@ -1,4 +1,4 @@
-"""The made worms: whole bodies whose union is the image, with the statistics of BBBC010's."""
+"""The synthetic worms: masks of whole bodies, whose union is the image, with the statistics of BBBC010."""
 
 import re
 from collections import defaultdict
@@ -33,7 +33,7 @@ def test_image_is_the_union_of_whole_overlapping_bodies(drawn):
 
 
 def test_a_body_is_one_piece(drawn):
-    """Also where another crosses it."""
+    """A mask is complete where another worm crosses it."""
     pieces = [cv2.connectedComponents(mask.astype(np.uint8))[0] - 1 for _, objects in drawn for _, mask in objects]
     assert set(pieces) == {1}
 
@@ -90,14 +90,14 @@ SLACK = {
 
 
 def test_statistics_are_those_of_bbbc010(drawn, shared_data):
-    """Shows the table with `pytest -s`; TELLAPART_SHARED_DATA as in conftest.py."""
+    """``pytest -s`` prints the table."""
     real = statistics(bbbc010(shared_data, 2))
     made = statistics(np.stack([mask for _, mask in objects]) for _, objects in drawn)
     print(f"\n{f'percentiles {PERCENTILES}':31}{'BBBC010':>32}{'worms_*':>32}")
     far = []
     for name, slack in SLACK.items():
-        wanted, got = (np.percentile(values[name], PERCENTILES) for values in (real, made))
-        print(f"{name:31}" + "".join(f"{value:8.2f}" for value in [*wanted, *got]))
-        if np.abs(wanted - got).max() > slack:
+        expected, actual = (np.percentile(values[name], PERCENTILES) for values in (real, made))
+        print(f"{name:31}" + "".join(f"{value:8.2f}" for value in [*expected, *actual]))
+        if np.abs(expected - actual).max() > slack:
             far.append(name)
     assert not far
