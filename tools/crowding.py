@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 
+from tellapart.data.annotations import decode_gt_masks
 from tellapart.data.coco_folder import check_dataset
 from tellapart.errors import InputError, run_command
-from tellapart.masks import true_masks
 
 import numpy as np
 from detectron2.data import DatasetCatalog
@@ -38,7 +38,7 @@ def main() -> None:
     print("| data set | instances | mean | median | 90th percentile |\n|---|---|---|---|---|")
     for name in args.datasets:
         check_dataset(name)
-        shares = [share for record in DatasetCatalog.get(name) for share in foreign_shares(true_masks(record))]
+        shares = [share for record in DatasetCatalog.get(name) for share in foreign_shares(decode_gt_masks(record))]
         if not shares:
             raise InputError(f"data set {name} has no instance with a mask")
         cells = [np.mean(shares), *np.percentile(shares, [50, 90])]
