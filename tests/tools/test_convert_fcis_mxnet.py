@@ -317,7 +317,7 @@ def test_files_that_cannot_be_read_or_written(params, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fcis.pth", "inside", "release.params"]
 
 
-def test_errors_of_the_command_are_one_line(tmp_path, monkeypatch):
+def test_the_command_fails_with_one_line(tmp_path, monkeypatch):
     source = tmp_path / "text.params"
     source.write_text("no weights")
     monkeypatch.setattr(sys, "argv", ["convert", str(source), str(tmp_path / "out.pth")])
