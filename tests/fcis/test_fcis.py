@@ -7,7 +7,7 @@ from pathlib import Path
 from tellapart import InputError, add_config
 from tellapart.engine.config_checks import load_config
 from tellapart.fcis.losses import region_targets
-from tellapart.fcis.roi_heads import FCISROIHeads
+from tellapart.fcis.roi_heads import INSIDE, OUTSIDE, FCISROIHeads
 
 import numpy as np
 import pytest
@@ -196,6 +196,21 @@ def test_ohem_trains_on_the_regions_of_highest_loss():
                 return losses.class_loss + weighted_mask_loss + heads.box_loss_weight * losses.box_loss
 
             assert torch.equal(total_loss(selected[i]).sort().values, total_loss(proposals[i]).sort().values[-16:])
+
+
+def test_score_maps_of_a_category():
+    """The channel order is that of the class's docstring, on every level and in every image."""
+    heads = model("FPN").eval().roi_heads
+    features = [torch.randn(2, 32, size, size + 1) for size in (8, 4, 2)]
+    k, num_classes = heads.grid_size, heads.num_classes
+    with torch.no_grad():
+        maps = heads.position_sensitive_maps(features)
+        for level, image, category in ((0, 0, 0), (1, 1, 2), (2, 1, num_classes)):
+            channels = heads.score_maps(heads.convs(features[level]))[image]
+            got = maps.category_score_maps(level, category, image)
+            for side, row, column in ((OUTSIDE, 0, k - 1), (INSIDE, k - 1, 1)):
+                channel = ((row * k + column) * 2 + side) * (num_classes + 1) + category
+                torch.testing.assert_close(got[side, row, column], channels[channel])
 
 
 def test_result_does_not_depend_on_the_chunk_size():

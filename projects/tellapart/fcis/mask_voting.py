@@ -13,8 +13,8 @@ from ..masks import tight_boxes
 
 # Tolerance, so that values equal to a threshold pass despite rounding. It covers sums of hundreds of float32 numbers.
 _TOLERANCE = 1e-5
-# Height and width of the tiles in which masks are voted on, in pixels. Smaller tiles mean less computation, larger
-# tiles fewer kernel launches, which cost most on a GPU.
+# Height and width in pixels of the tiles in which masks are voted on. Smaller tiles mean less computation, larger tiles
+# fewer kernel launches.
 _TILE_CPU, _TILE_GPU = 64, 256
 
 
