@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""torchvision's VGG-16 weights (plain or with batch norm) as a checkpoint for ``build_dilated_vgg16_backbone``.
+"""Convert torchvision's VGG-16 weights (plain or with batch norm) to a checkpoint for build_dilated_vgg16_backbone.
 
     python -c "import torch, torchvision as tv; torch.save(tv.models.vgg16(weights='DEFAULT').state_dict(), 'tv.pth')"
     python tools/convert_torchvision_vgg.py tv.pth vgg16.pth
@@ -18,9 +18,9 @@ import torch
 
 
 def main() -> None:
-    """Read, rename, write."""
+    """Convert the file named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="a state dict that torch.save wrote")
+    parser.add_argument("source", help="a state dict written by torch.save")
     parser.add_argument("output", help="the checkpoint to write, *.pth")
     args = parser.parse_args()
     try:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 
+from tellapart.data.annotations import decode_gt_masks
 from tellapart.data.coco_folder import check_dataset
 from tellapart.errors import InputError, run_command
-from tellapart.masks import true_masks
 
 import numpy as np
 from detectron2.data import DatasetCatalog
@@ -46,7 +46,7 @@ def main() -> None:
     for name in args.datasets:
         check_dataset(name)
         records = DatasetCatalog.get(name)
-        fractions = [value for record in records for value in other_instance_fractions(true_masks(record))]
+        fractions = [value for record in records for value in other_instance_fractions(decode_gt_masks(record))]
         if not fractions:
             raise InputError(f"data set {name} has no instance with a mask")
         cells = [np.mean(fractions), *np.percentile(fractions, [50, 90])]

@@ -15,13 +15,13 @@ import os
 from functools import partial
 from pathlib import Path
 
+from tellapart.data.annotations import decode_gt_masks
 from tellapart.data.loader import build_guarded_test_loader
 from tellapart.engine.checkpoint import Checkpointer
 from tellapart.engine.config_checks import load_config
 from tellapart.engine.job_runner import in_parallel, train
 from tellapart.errors import run_command
 from tellapart.evaluation.coloring import adjusted_rand_index
-from tellapart.masks import true_masks
 from tellapart.visualization.cluster_pictures import write_colorings
 
 import numpy as np
@@ -57,7 +57,7 @@ def draw(path: Path, runs: dict[str, CfgNode], num_images: int) -> None:
     (dataset,) = {cfg.DATASETS.TEST[0] for cfg in runs.values()}
     rows = []
     for i, record in enumerate(DatasetCatalog.get(dataset)[:num_images]):
-        gt_masks = true_masks(record)
+        gt_masks = decode_gt_masks(record)
         tiles = [("the image", None), (f"truth: {len(gt_masks)} instances", gt_masks)]
         for name, masks in masks_by_run.items():
             tiles.append((f"{name}: ARI {adjusted_rand_index(masks[i], gt_masks)[0]:.2f}", masks[i]))

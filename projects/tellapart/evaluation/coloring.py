@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from ..data.annotations import decode_gt_masks
 from ..errors import InputError
-from ..masks import true_masks
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class ColoringEvaluator(DatasetEvaluator):
             masks = output["instances"].pred_masks.cpu().numpy()
             if masks.shape[1:] != size:
                 raise InputError(f"image {one['image_id']}: masks {masks.shape[1:]}, wanted {size}, the image's size")
-            truth = true_masks(record)
+            truth = decode_gt_masks(record)
             if len(truth) >= 2:
                 self._found[one["image_id"]] = adjusted_rand_index(masks, truth)
 

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from pycocotools import mask as coco_mask
 
-from ..masks import to_rle
+from ..data.annotations import annotation_to_rle
 from .drawing import Color, brightened, captioned, fitted, palette, with_instances, write_rows
 
 _TILE = 360  # longest side of an image on the sheet, pixels
@@ -71,10 +71,10 @@ def write_contact_sheet(
         image, gain = brightened(image)
         name = Path(one["file_name"]).name + (f", {gain:.1f} x brighter" if gain > 1 else "")
         true = [annotation for annotation in one.get("annotations", []) if not annotation.get("iscrowd", 0)]
-        true_rles = [to_rle(annotation, size) for annotation in true]
+        true_rles = [annotation_to_rle(annotation, size) for annotation in true]
         found = [p for p in predictions.get(one["image_id"], []) if p["score"] >= score_threshold]
         found.sort(key=lambda p: -p["score"])
-        found_rles = [to_rle(p, size) for p in found]
+        found_rles = [annotation_to_rle(p, size) for p in found]
         colors = palette(len(true))
         kinds = [contiguous[p["category_id"]] for p in found], [annotation["category_id"] for annotation in true]
         matches = _match(found_rles, true_rles, np.not_equal.outer(*kinds))

@@ -11,6 +11,7 @@ from detectron2.structures import Boxes
 
 from ..errors import InputError
 from ..fcis import FCIS
+from ..fcis.roi_heads import INSIDE, OUTSIDE
 from ..instance_fcn import InstanceFCN
 from ..instance_fcn.windows import window_boxes
 from .drawing import PAPER, captioned, fitted, frame, heat, picture_of, write_rows
@@ -49,10 +50,10 @@ def draw_fcis_region(
     maps = heads.position_sensitive_maps([features[name] for name in heads.in_features])
     if box is None:
         proposals, _ = model.proposal_generator(images, features, None)
-        found = heads.candidates(maps, proposals)[0]
+        found = heads.score_candidates(maps, proposals)[0]
         if not len(found):
             raise InputError("the model proposes no region in this image: give a box")
-        box = found.proposal_boxes.tensor[found.scores.max(1).values.argmax()].tolist()
+        box = found.proposal_boxes.tensor[found.class_probs.max(1).values.argmax()].tolist()
     else:
         given, box = box, [min(max(v, 0.0), float(end)) for v, end in zip(box, (width, height) * 2)]
         if not (box[0] < box[2] and box[1] < box[3]):
@@ -61,16 +62,16 @@ def draw_fcis_region(
                 "X0 < X1, Y0 < Y1 and some of it inside"
             )
     boxes = Boxes(torch.tensor([box], dtype=torch.float32, device=model.device))
-    rois, levels = heads.regions([boxes])
+    rois, levels = heads.boxes_to_rois([boxes])
     grids, _ = heads.assemble(maps, rois, levels)
     scores = heads.class_logits(grids).softmax(1)[0, :-1]
     category = int(scores.argmax())
-    assembled = grids[0, :, category].cpu().numpy()  # (2, m, m): outside, inside
-    probability = heads.side_logits(grids, scores.argmax()[None])[0].sigmoid().cpu().numpy()
+    assembled = grids[0, :, category].cpu().numpy()  # (2, m, m), first index OUTSIDE or INSIDE
+    probability = heads.mask_logits(grids, scores.argmax()[None])[0].sigmoid().cpu().numpy()
 
     level = 0 if levels is None else int(levels[0])
-    tiles = _maps_of_category(maps, level, category, heads.grid_size)  # (2, k, k, H, W)
-    stride = 1 / heads.scales[level]
+    tiles = maps.category_score_maps(level, category).float().cpu().numpy()  # (2, k, k, H, W)
+    stride = 1 / heads.spatial_scales[level]
     tiles = tiles[..., : max(1, round(height / stride)), : max(1, round(width / stride))]
     limit = max(float(np.abs(tiles).max()), 1e-6)
     picture = picture_of(inputs["image"], model.input_format)
@@ -78,12 +79,12 @@ def draw_fcis_region(
     binary = probability >= heads.mask_thresh
     upper = [
         captioned(_grid(tiles[side], limit, box, (height, width)), caption)
-        for side, caption in ((1, f"inside scores of {name}"), (0, "outside scores"))
+        for side, caption in ((INSIDE, f"inside scores of {name}"), (OUTSIDE, "outside scores"))
     ]
     lower = [
         captioned(_boxed(picture, box), f"region: {name} {float(scores[category]):.2f}"),
-        captioned(_panel(heat(assembled[1], limit)), "assembled: inside"),
-        captioned(_panel(heat(assembled[0], limit)), "assembled: outside"),
+        captioned(_panel(heat(assembled[INSIDE], limit)), "assembled: inside"),
+        captioned(_panel(heat(assembled[OUTSIDE], limit)), "assembled: outside"),
         captioned(_panel(heat(2 * probability - 1, 1.0)), "softmax over the sides"),
         captioned(_masked(picture, box, binary), "mask"),
     ]
@@ -131,15 +132,6 @@ def draw_instance_fcn(path: str | Path, model: InstanceFCN, inputs: dict) -> Non
         captioned(_masked(picture, box, probability >= 0.5), "mask"),
     ]
     write_rows(path, upper, lower)
-
-
-def _maps_of_category(maps, level: int, category: int, k: int) -> np.ndarray:
-    """The score maps of the first image at one level: float (2, k, k, H, W), outside first."""
-    sizes = [n * h * w * k * k for n, h, w in maps.shapes]
-    n, height, width = maps.shapes[level]
-    table = maps.scores[sum(sizes[:level]) : sum(sizes[: level + 1])].float()
-    both = table.view(n, height, width, k, k, 2, -1)[0, ..., category]
-    return both.permute(4, 2, 3, 0, 1).cpu().numpy()
 
 
 def _grid(maps: np.ndarray, limit: float, box, size: tuple[int, int]) -> np.ndarray:
