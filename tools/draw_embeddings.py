@@ -34,7 +34,7 @@ def main() -> None:
 
     model, cfg, inputs, _ = load_one_image(args, check)
     if args.num_instances is not None:
-        inputs["num_instances"] = args.num_instances
+        inputs["gt_num_instances"] = args.num_instances
     draw_embeddings(
         args.output, model, inputs, cfg.INPUT.FORMAT, args.region, cfg.TEST.CONTACT_SHEET.SCORE_THRESH, class_names(cfg)
     )

@@ -239,8 +239,8 @@ def test_test_loader_names_or_leaves_out_the_image(folder, workers, caplog):
     assert len(loader) == COUNT and "images/2.png" in caplog.text
 
 
-def test_test_loader_says_how_many_instances_there_are(folder):
-    """Crowds are not counted, and the registered dicts are not changed."""
+def test_test_loader_adds_the_number_of_instances_for_kmeans(folder):
+    """Crowds are not counted, and the registered dicts are not changed. Other clusterings get no ground truth."""
     DatasetCatalog.remove(NAME)
     one, crowd = ({"bbox": [1, 1, 5, 5], "bbox_mode": 1, "category_id": 0, "iscrowd": c} for c in (0, 1))
     records = [
@@ -248,6 +248,9 @@ def test_test_loader_says_how_many_instances_there_are(folder):
         for i, given in ((1, [one, crowd, one]), (2, []))
     ]
     DatasetCatalog.register(NAME, lambda: records)
-    loaded = [batch[0] for batch in build_guarded_test_loader(config(), NAME)]
-    assert [sample["num_instances"] for sample in loaded] == [2, 0]
-    assert all("num_instances" not in record for record in records)
+    cfg = config()
+    assert all("gt_num_instances" not in batch[0] for batch in build_guarded_test_loader(cfg, NAME))
+    cfg.MODEL.COLORING.CLUSTERING = "kmeans"
+    loaded = [batch[0] for batch in build_guarded_test_loader(cfg, NAME)]
+    assert [sample["gt_num_instances"] for sample in loaded] == [2, 0]
+    assert all("gt_num_instances" not in record for record in records)

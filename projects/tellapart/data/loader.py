@@ -128,17 +128,20 @@ def build_guarded_test_loader(
     """Build Detectron2's test loader for one data set, with a clear error for unreadable images.
 
     With ``DATALOADER.SKIP_BAD_IMAGES`` there is no prediction for such an image, so the evaluator counts all of its
-    objects as missed.
+    objects as missed. If ``MODEL.COLORING.CLUSTERING`` is "kmeans", each input also has ``gt_num_instances``, the number
+    of annotations that are not crowds.
 
     Raises:
         InputError: while iterating, for an unreadable image, unless ``DATALOADER.SKIP_BAD_IMAGES``.
     """
     check_dataset(dataset_name)
     guarded = GuardedMapper(mapper or DatasetMapper(cfg, False))
-    dicts = [  # the mapper drops the annotations; clustering into a known number of instances needs that
-        {**one, "num_instances": sum(not a.get("iscrowd", 0) for a in one.get("annotations", ()))}
-        for one in get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    ]
+    dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    if cfg.MODEL.COLORING.CLUSTERING == "kmeans":  # counted here, because the mapper drops the annotations
+        dicts = [
+            {**record, "gt_num_instances": sum(not a.get("iscrowd", 0) for a in record.get("annotations", ()))}
+            for record in dicts
+        ]
     loader = build_detection_test_loader(dicts, mapper=guarded, num_workers=cfg.DATALOADER.NUM_WORKERS)
     return GuardedLoader(loader, cfg.DATALOADER.SKIP_BAD_IMAGES)
 

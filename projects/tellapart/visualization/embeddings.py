@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..coloring import SemiConvColoring
-from ..embeddings.operator import box_coordinates, enlarged
+from ..embeddings.operator import box_coordinates, upsample_maps
 from ..errors import InputError
 from ..semiconv import SemiConv, SemiConvROIHeads
 from .drawing import (
@@ -61,7 +61,7 @@ def draw_embeddings(
         path: of the PNG; its folder is made.
         model: one that ``has_embeddings``, in eval mode. Of a pyramid the finest level's embeddings are in the upper
             row; the lower row has the region's own.
-        inputs: one image as the model takes it: ``image`` (3, H, W); for k-means also ``num_instances``.
+        inputs: one image as the model takes it: ``image`` (3, H, W); for k-means also ``gt_num_instances``.
         input_format: of ``inputs["image"]``, as in ``cfg.INPUT.FORMAT``.
         region: of Mask R-CNN the number of an instance, by falling score from 0; None: 0, whatever its score.
         score_threshold: instances below it are not in the upper row, nor do their pixels count as foreground.
@@ -83,7 +83,7 @@ def draw_embeddings(
         found = model.inference([{"image": inputs["image"]}])[0]["instances"]
         features = model.backbone(images.tensor)
         operator, stride = heads.mask_head.semiconv["operator"], heads.embedding_strides[0]
-        psi = operator(enlarged(heads.embed(features)[0].float(), stride, size), 1)[0]
+        psi = operator(upsample_maps(heads.embed(features)[0].float(), stride, size), 1)[0]
         name, labels = heads.mask_in_features[0], [str(i) for i in range(len(found))]
         if region is not None and not 0 <= region < len(found):
             raise InputError(f"there is no region {region}: the model finds {len(found)}")
@@ -183,10 +183,10 @@ def _region_panels(
     boxes = [one.pred_boxes]
     pooled = heads.mask_pooler([features[name] for name in heads.mask_in_features], boxes)
     phi = heads.embedding_pooler(heads.embed(features), boxes).float()
-    own, log_kernel = head.parts(pooled, one.pred_boxes.tensor, one.pred_classes, phi)
+    own, log_kernel = head.logits_and_log_kernel(pooled, one.pred_boxes.tensor, one.pred_classes, phi)
     operator = head.semiconv["operator"]
     psi = operator.on_boxes(phi, one.pred_boxes.tensor)
-    seed = head.seed(own, psi)[0]
+    seed = head.inference_seed(own, psi)[0]
     shares = own.flatten(1).softmax(1).view_as(own)
     likely, shares, kernel, mask = (
         x[0].double().cpu().numpy() for x in (own.sigmoid(), shares, log_kernel.exp(), (own + log_kernel).sigmoid())
