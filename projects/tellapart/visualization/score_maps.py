@@ -12,7 +12,7 @@ from detectron2.structures import Boxes
 from ..errors import InputError
 from ..fcis import FCIS
 from ..instance_fcn import InstanceFCN
-from ..instance_fcn.windows import window_boxes
+from ..instance_fcn.windows import windows_to_boxes
 from .drawing import PAPER, captioned, fitted, frame, heat, picture_of, write_rows
 
 _TILE = 96  # height and width of one score map, pixels
@@ -105,13 +105,13 @@ def draw_instance_fcn(path: str | Path, model: InstanceFCN, inputs: dict) -> Non
     """
     generator = model.proposal_generator
     images = model.preprocess_image([inputs])
-    logits, shared = generator.predict(model.backbone(images.tensor))
-    windows = generator.windows_of(images.image_sizes, logits)[0]
-    scores = [generator.logits_of(logits, level_windows) for level_windows in windows]
+    logits, shared = generator.predict_maps(model.backbone(images.tensor))
+    windows = generator.place_windows(images.image_sizes, logits)[0]
+    scores = [generator.objectness_of(logits, level_windows) for level_windows in windows]
     level = max(range(len(scores)), key=lambda i: scores[i].max().item())
     best = windows[level][scores[level].argmax()][None]
-    box = window_boxes(best, generator.strides, generator.window_size).tensor[0].tolist()
-    assembled, inside = (x[0].cpu().numpy() for x in generator.mask_head.masks(shared, best))
+    box = windows_to_boxes(best, generator.strides, generator.window_size).tensor[0].tolist()
+    assembled, inside = (x[0].cpu().numpy() for x in generator.mask_head.predict_masks(shared, best))
     probability = np.where(inside, 1 / (1 + np.exp(-assembled)), 0.0)
     height, width = images.image_sizes[0]
     shown = [max(1, -(-length // generator.strides[level])) for length in (height, width)]
