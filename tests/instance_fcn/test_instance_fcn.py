@@ -317,31 +317,31 @@ def test_score_by_product():
         ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "ROI_HEADS.NAME is StandardROIHeads, expected PassThroughROI"),
         ({"TEST_SCALES": [1.0, 0.0]}, "TEST_SCALES is .1.0, 0.0., expected one or more factors greater than 0"),
         ({"IN_FEATURES": ["res4"]}, "IN_FEATURES is .'res4'., expected one or more of the backbone's feature maps"),
-        ({"LABEL_RULE": "center"}, "LABEL_RULE is 'center', wanted one of .'iou', 'deepmask'."),
-        ({"SCORE": "sum"}, "SCORE is 'sum', wanted one of"),
-        ({"MASK_HEAD": "SharpMask"}, "MASK_HEAD is 'SharpMask', wanted one of .'InstanceSensitiveHead', 'DeepM"),
-        ({"GRID_SIZE": 0}, "INSTANCE_FCN.GRID_SIZE is 0, wanted a number from 1 to the WINDOW_SIZE of 10"),
-        ({"GRID_SIZE": 7, "WINDOW_SIZE": 5}, "GRID_SIZE is 7, wanted a number from 1 to the WINDOW_SIZE of 5"),
+        ({"LABEL_RULE": "center"}, "LABEL_RULE is 'center', expected one of .'iou', 'deepmask'."),
+        ({"SCORE": "sum"}, "SCORE is 'sum', expected one of"),
+        ({"MASK_HEAD": "SharpMask"}, "MASK_HEAD is 'SharpMask', expected one of .'InstanceSensitiveHead', 'DeepM"),
+        ({"GRID_SIZE": 0}, "INSTANCE_FCN.GRID_SIZE is 0, expected a number from 1 to the WINDOW_SIZE of 10"),
+        ({"GRID_SIZE": 7, "WINDOW_SIZE": 5}, "GRID_SIZE is 7, expected a number from 1 to the WINDOW_SIZE of 5"),
         *[
-            ({key: 0}, f"INSTANCE_FCN.{key} is 0, wanted 1 or more")
+            ({key: 0}, f"INSTANCE_FCN.{key} is 0, expected 1 or more")
             for key in (
                 "WINDOW_SIZE", "WINDOW_STRIDE", "CONV_DIM", "DEEPMASK_RESOLUTION", "BATCH_SIZE_PER_IMAGE",
                 "TOPK_PER_LEVEL", "POST_NMS_TOPK",
             )
         ],
         *[
-            ({key: value}, f"INSTANCE_FCN.{key} is {value}, wanted a number from 0 to 1")
+            ({key: value}, f"INSTANCE_FCN.{key} is {value}, expected a number from 0 to 1")
             for key, value in (("MASK_THRESH", -0.1), ("POSITIVE_FRACTION", 1.5), ("NMS_THRESH", 80.0))
         ],
         *[
-            ({"IOU_THRESHOLDS": value}, "INSTANCE_FCN.IOU_THRESHOLDS is .*, wanted two increasing numbers from 0 to 1")
+            ({"IOU_THRESHOLDS": value}, "IOU_THRESHOLDS is .*, expected two increasing numbers from 0 to 1")
             for value in ([0.5, 0.3], [0.5], [0.3, 0.5, 0.7], [-0.1, 0.5], [0.5, 50], ["low", "high"])
         ],
         *[
-            ({"SIZE_BAND": value}, "INSTANCE_FCN.SIZE_BAND is .*, wanted two increasing numbers above 0")
+            ({"SIZE_BAND": value}, "INSTANCE_FCN.SIZE_BAND is .*, expected two increasing numbers above 0")
             for value in ([1.0, 0.5], [1.0], [0.0, 1.0])
         ],
-        ({"CENTER_TOLERANCE": 0.0}, "INSTANCE_FCN.CENTER_TOLERANCE is 0.0, wanted a number above 0"),
+        ({"CENTER_TOLERANCE": 0.0}, "INSTANCE_FCN.CENTER_TOLERANCE is 0.0, expected a number above 0"),
     ],
 )  # fmt: skip
 def test_invalid_configs_are_refused(options, message):

@@ -85,4 +85,4 @@ def test_draw_score_maps_command(run_tool, tmp_path):
     assert printed.startswith(f"exit: cannot read image {image}")
     other = ROOT / "configs" / "quick" / "mask_rcnn" / "mask_rcnn_R_18_FPN_shapes.yaml"
     printed = run_tool("draw_score_maps.py", "--config-file", str(other), "--image", str(image))
-    assert printed.endswith("MODEL.META_ARCHITECTURE is GeneralizedRCNN, wanted FCIS or InstanceFCN")
+    assert printed.endswith("MODEL.META_ARCHITECTURE is GeneralizedRCNN, expected FCIS or InstanceFCN")
