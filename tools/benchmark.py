@@ -26,7 +26,7 @@ from tellapart.fcis import MaskVoting
 from tellapart.fcis.mask_voting import vote
 from tellapart.fcis.roi_heads import FCISROIHeads
 from tellapart.instance_fcn.heads import DeepMaskHead, InstanceSensitiveHead
-from tellapart.instance_fcn.windows import centred_windows
+from tellapart.instance_fcn.windows import centered_windows
 from tellapart.position_sensitive import assemble
 
 import torch
@@ -157,7 +157,7 @@ def benchmark_windows() -> None:
     """Compare both heads in the paper's sizes: 512 channels, stride 8, windows of 21 x 21, k = 5; DeepMask 56 x 56."""
     height, width = 75, 125  # of a 600 x 1000 image
     features = [torch.randn(1, 512, height, width)]
-    all_windows = centred_windows(0, 0, (height, width), 21)
+    all_windows = centered_windows(0, 0, (height, width), 21)
     windows_100 = all_windows[torch.randperm(len(all_windows), generator=torch.Generator().manual_seed(0))[:100]]
     ours = InstanceSensitiveHead(in_channels=512, conv_dim=512, grid_size=5, window_size=21)
     theirs = DeepMaskHead(in_channels=512, hidden_dim=512, window_size=21, mask_resolution=56)
@@ -166,7 +166,7 @@ def benchmark_windows() -> None:
 
     def run(head: torch.nn.Module, windows: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return head.masks(head(features), windows)[0]
+            return head.predict_masks(head(features), windows)[0]
 
     report(
         [

@@ -22,7 +22,7 @@ from tellapart.engine.config_checks import load_config
 from tellapart.engine.job_runner import in_parallel, train
 from tellapart.errors import run_command
 from tellapart.evaluation.coloring import adjusted_rand_index
-from tellapart.visualization.cluster_pictures import write_colorings
+from tellapart.visualization.cluster_pictures import write_cluster_pictures
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def draw(path: Path, runs: dict[str, CfgNode], num_images: int) -> None:
         for name, masks in masks_by_run.items():
             tiles.append((f"{name}: ARI {adjusted_rand_index(masks[i], gt_masks)[0]:.2f}", masks[i]))
         rows.append((read_image(record["file_name"], "BGR"), tiles))
-    write_colorings(path, rows)
+    write_cluster_pictures(path, rows)
 
 
 def main() -> None:
