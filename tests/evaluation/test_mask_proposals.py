@@ -218,7 +218,7 @@ def test_results_file_has_the_same_figures(dataset, tmp_path):
     recall = pycocotools_recall(dataset, results, [5, 20]).mean(0)
     assert [figures["AR@5"], figures["AR@20"]] == pytest.approx(list(recall[0]))
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="can't be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         evaluate(dataset, dict.fromkeys(IMAGES, 1), output_dir=str(tmp_path / "file"))
 
 

@@ -128,8 +128,8 @@ def build_guarded_test_loader(
     """Build Detectron2's test loader for one data set, with a clear error for unreadable images.
 
     With ``DATALOADER.SKIP_BAD_IMAGES`` there is no prediction for such an image, so the evaluator counts all of its
-    objects as missed. If ``MODEL.COLORING.CLUSTERING`` is "kmeans", each input also has ``gt_num_instances``, the number
-    of annotations that are not crowds.
+    objects as missed. If ``MODEL.COLORING.CLUSTERING`` is "kmeans", each input also has ``gt_num_instances``, the
+    number of annotations that are not crowds.
 
     Raises:
         InputError: while iterating, for an unreadable image, unless ``DATALOADER.SKIP_BAD_IMAGES``.

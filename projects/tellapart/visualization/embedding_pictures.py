@@ -188,7 +188,8 @@ def _draw_region_row(
     boxes = [detection.pred_boxes]
     pooled = heads.mask_pooler([features[name] for name in heads.mask_in_features], boxes)
     phi = heads.embedding_pooler(heads.embed(features), boxes).float()
-    own_logits, log_kernel = head.logits_and_log_kernel(pooled, detection.pred_boxes.tensor, detection.pred_classes, phi)
+    boxes_tensor, classes = detection.pred_boxes.tensor, detection.pred_classes
+    own_logits, log_kernel = head.logits_and_log_kernel(pooled, boxes_tensor, classes, phi)
     operator = head.semiconv["operator"]
     psi = operator.on_boxes(phi, detection.pred_boxes.tensor)
     seed = head.inference_seed(own_logits, psi)[0]
