@@ -47,5 +47,5 @@ def case_model_semiconv_R_18_FPN() -> dict:
 
 @case(data=True)
 def case_model_semiconv_head_R_18_FPN() -> dict:
-    """The mask head alone, in Detectron2's ROI heads."""
+    """The mask head alone, in Detectron2's RoI heads."""
     return _run()

@@ -198,7 +198,7 @@ def test_other_kernels_by_name(kernel):
 
 
 def test_head_alone_on_res5_heads():
-    """The head works in any ROI heads: those of C4 pool from one map and share the features of the box branch."""
+    """The head works in any RoI heads: those of C4 pool from one map and share the features of the box branch."""
     cfg = get_cfg()
     add_config(cfg)
     cfg.MODEL.DEVICE, cfg.MODEL.MASK_ON, cfg.MODEL.RESNETS.DEPTH = "cpu", True, 50
@@ -230,7 +230,7 @@ def test_coordinates_are_float32_under_autocast():
 
 
 def test_subclasses_of_the_heads(monkeypatch):
-    """A subclass of the ROI heads gives embeddings too, so that a subclass of the mask head does not predict them."""
+    """A subclass of the RoI heads also passes embeddings, so that a subclass of the mask head does not predict them."""
 
     class MyROIHeads(SemiConvROIHeads):
         pass

@@ -239,9 +239,9 @@ class SemiConvColoring(nn.Module):
         is_map_center = torch.zeros_like(foreground)
         is_map_center[self.stride // 2 :: self.stride, self.stride // 2 :: self.stride] = True
         sampled = foreground & is_map_center
-        pixels = (sampled if sampled.any() else foreground).nonzero()
-        step = -(-len(pixels) // _MAX_CLUSTERED_PIXELS) or 1
-        y, x = pixels[::step].unbind(1)
+        positions = (sampled if sampled.any() else foreground).nonzero()
+        step = -(-len(positions) // _MAX_CLUSTERED_PIXELS) or 1
+        y, x = positions[::step].unbind(1)
         return y, x
 
     def _score_clusters(

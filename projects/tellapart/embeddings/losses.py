@@ -58,10 +58,10 @@ def instance_embedding_losses(embeddings: Tensor, gt_masks: list[Tensor]) -> Ten
     image_index = torch.cat([torch.full((len(m),), i, device=m.device) for i, m in enumerate(gt_masks)])
     instance_index, y, x = torch.cat(gt_masks).nonzero().unbind(1)
     num_pixels = torch.bincount(instance_index, minlength=len(image_index)).to(embeddings)
-    pixels = embeddings[image_index[instance_index], :, y, x]
-    means = embeddings.new_zeros(len(image_index), embeddings.shape[1]).index_add(0, instance_index, pixels)
+    pixel_embeddings = embeddings[image_index[instance_index], :, y, x]
+    means = embeddings.new_zeros(len(image_index), embeddings.shape[1]).index_add(0, instance_index, pixel_embeddings)
     means = means / num_pixels.clamp(min=1)[:, None]
-    distances = safe_norm(pixels - means[instance_index])
+    distances = safe_norm(pixel_embeddings - means[instance_index])
     distance_sums = embeddings.new_zeros(len(image_index)).index_add(0, instance_index, distances)
     return (distance_sums / num_pixels.clamp(min=1))[num_pixels >= 2]
 

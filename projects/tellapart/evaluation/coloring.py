@@ -55,7 +55,9 @@ class ColoringEvaluator(DatasetEvaluator):
         for image_input, output in zip(inputs, outputs):
             image_id = image_input["image_id"]
             if image_id not in self._records:
-                raise InputError(f"image {image_id} is not in the data set {self.dataset_name}")
+                raise InputError(
+                    f"image {image_id} is not in the data set {self.dataset_name}: evaluate on the inputs' data set"
+                )
             record = self._records[image_id]
             image_size = record["height"], record["width"]
             pred_masks = output["instances"].pred_masks.cpu().numpy()

@@ -99,7 +99,7 @@ class MaskProposalEvaluator(DatasetEvaluator):
         # pycocotools visits the objects of an image by category, and this order decides between equal IoUs
         for number, annotation in enumerate(sorted(content["annotations"], key=lambda a: a["category_id"]), 1):
             if not annotation.get("segmentation") or "area" not in annotation:
-                raise InputError(f"{path}: annotation {annotation['id']} lacks segmentation or area")
+                raise InputError(f"{path}: annotation {annotation['id']} lacks segmentation or area, expected both")
             # numbered anew from 1, because pycocotools treats a match with the object of id 0 as no match
             numbered = {"iscrowd": 0, **annotation, "id": number, "category_id": CATEGORY_ID}
             self._gt_annotations[annotation["image_id"]].append(numbered)
@@ -125,7 +125,9 @@ class MaskProposalEvaluator(DatasetEvaluator):
         for image_input, output in zip(inputs, outputs):
             image_id = image_input["image_id"]
             if image_id not in self._images:
-                raise InputError(f"Image {image_id} is not in the data set {self._dataset_name}")
+                raise InputError(
+                    f"Image {image_id} is not in the data set {self._dataset_name}: evaluate on the inputs' data set"
+                )
             proposals = output.get("instances", output.get("proposals"))
             if proposals is None:
                 raise InputError(f"Image {image_id}: the model returns {list(output)}, expected instances or proposals")

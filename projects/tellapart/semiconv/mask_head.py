@@ -29,7 +29,7 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
     parameters of the base class keep their names, so that a Mask R-CNN checkpoint can be loaded.
 
     Under ``SemiConvROIHeads`` this is the paper's mask head: the embeddings are pooled from maps of the whole image and
-    given to :meth:`forward`. Under any other ROI heads, the head predicts Phi from each region's pooled features and
+    given to :meth:`forward`. Under any other RoI heads, the head predicts Phi from each region's pooled features and
     adds the coordinates of the region's cells. The embeddings of an instance then agree within one region only, and
     there is no image-level embedding loss.
 
@@ -62,7 +62,7 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
         Args:
             cfg: the config.
             input_shape: shape of the pooled features.
-            predict_embeddings: False for ROI heads that give the embeddings to :meth:`forward`. A subclass that
+            predict_embeddings: False for RoI heads that give the embeddings to :meth:`forward`. A subclass that
                 overrides this method must accept this argument to work under ``SemiConvROIHeads``.
 
         Raises:

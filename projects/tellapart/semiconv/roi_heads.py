@@ -1,4 +1,4 @@
-"""Mask R-CNN's ROI heads with embeddings of the whole image (section 3.4)."""
+"""Mask R-CNN's RoI heads with embeddings of the whole image (section 3.4)."""
 
 from __future__ import annotations
 
