@@ -176,10 +176,8 @@ class Reachability:
             elif isinstance(child, ast.Constant) and isinstance(child.value, str):
                 if module.name != DEFAULTS:
                     self.strings.add(child.value)
-            elif isinstance(child, ast.Call) and isinstance(child.func, ast.Name):
-                if child.func.id in ("getattr", "hasattr", "setattr") and len(child.args) > 1:
-                    if isinstance(child.args[1], ast.Constant):
-                        self.attributes.add(str(child.args[1].value))
+            elif isinstance(child, ast.Call) and getattr(child.func, "id", None) in ("getattr", "hasattr", "setattr"):
+                self.attributes.update(str(a.value) for a in child.args[1:2] if isinstance(a, ast.Constant))
 
     def _resolve(self, module: Module, chain: list[str]) -> bool:
         """Mark what ``chain`` stands for in ``module``; whether that is a module-level name of the stand-in."""
@@ -317,7 +315,8 @@ def analyze(stand_in: Path, sources: Iterable[str], config_texts: Iterable[str])
 def repository_sources() -> Iterator[str]:
     """The Python code of this repository that may use the stand-in, tests apart."""
     files = [ROOT / "train_net.py", ROOT / "demo.py"]
-    files += [p for folder in ("projects/tellapart", "tools", "datasets") for p in sorted((ROOT / folder).rglob("*.py"))]
+    for folder in ("projects/tellapart", "tools", "datasets"):
+        files += sorted((ROOT / folder).rglob("*.py"))
     for path in files:
         if path.is_file():
             yield path.read_text(encoding="utf-8")

@@ -163,7 +163,6 @@ def case_augmentations() -> dict:
     points = made("augment/points", 20, 2, low=0, high=350).numpy().astype(np.float64)
     label = np.arange(image.shape[0] * image.shape[1], dtype=np.int64).reshape(image.shape[:2]) // 5000
     augmentations = {
-        "resize": T.Resize((90, 70)),
         "shortest": T.ResizeShortestEdge([90, 110], 140, "choice"),
         "shortest_range": T.ResizeShortestEdge((90, 110), 140, "range"),
         "flip": T.RandomFlip(prob=1.0),

@@ -248,8 +248,7 @@ def case_events() -> dict:
                 printer.write()
                 writer.write()
             storage.step()
-        with storage.name_scope("scope"):
-            storage.put_scalar("x", 3)
+        storage.put_scalar("scope/x", 3)
         writer.write()
         writer.close()
         printer.logger.removeHandler(handler)

@@ -24,7 +24,7 @@ def _polygons() -> list[list[np.ndarray]]:
 
 @case
 def case_boxes() -> dict:
-    from detectron2.structures import Boxes, BoxMode, pairwise_ioa, pairwise_iou
+    from detectron2.structures import Boxes, BoxMode, pairwise_iou
     from detectron2.structures.boxes import pairwise_intersection
 
     a = Boxes(torch.cat([made_boxes("boxes/a", 7, 60, 80), torch.tensor([SQUARE, OUTSIDE, [5.0, 5.0, 5.0, 9.0]])]))
@@ -47,7 +47,6 @@ def case_boxes() -> dict:
         "cat": Boxes.cat([a, b]).tensor,
         "none": Boxes.cat([]).tensor,
         "iou": pairwise_iou(a, b),
-        "ioa": pairwise_ioa(a, b),
         "intersection": pairwise_intersection(a, b),
         "xywh": xywh,
         "back": BoxMode.convert(xywh, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),

@@ -10,7 +10,8 @@ from types import ModuleType
 
 def message(what: str) -> str:
     """The sentence for ``what``, a dotted name or a config setting such as "MODEL.KEYPOINT_ON True"."""
-    return f"{what} is not part of the embedded detectron2 (see its README.md): build the real one with `make detectron2`"
+    how = "build the real one with `make detectron2`"
+    return f"{what} is not part of the embedded detectron2 (see its README.md): {how}"
 
 
 def not_included(what: str) -> NotImplementedError:

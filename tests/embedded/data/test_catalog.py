@@ -45,7 +45,7 @@ def test_metadata_is_one_object_whose_attributes_are_set_once(name):
     meta.thing_classes = ["a"]
     with pytest.raises(AssertionError, match=f"'thing_classes' in the metadata of '{name}' cannot be set"):
         meta.thing_classes = ["b"]
-    assert meta.as_dict() == {"name": name, "thing_classes": ["a"], "extra": 3}
+    assert (meta.name, meta.thing_classes, meta.extra) == (name, ["a"], 3)
     assert meta.get("nothing", 7) == 7
     with pytest.raises(AttributeError, match=f"'nothing' does not exist in the metadata of dataset '{name}'.*extra"):
         meta.nothing  # noqa: B018

@@ -104,7 +104,7 @@ def test_boxes_are_clipped_and_what_is_gone_is_dropped(record):
 
 
 def test_resize_is_pils_and_scales_boxes(record, pixels):
-    sample = mapper([T.Resize((15, 100))], image_format="RGB")(record)
+    sample = mapper([T.ResizeTransform(H, W, 15, 100)], image_format="RGB")(record)
     expected = np.asarray(Image.fromarray(pixels).resize((100, 15), Image.BILINEAR))
     np.testing.assert_array_equal(sample["image"].numpy().transpose(1, 2, 0), expected)
     torch.testing.assert_close(sample["instances"].gt_boxes.tensor[0], torch.tensor([8.0, 3, 32, 7]))

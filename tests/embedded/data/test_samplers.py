@@ -9,7 +9,6 @@ import pytest
 import torch
 from detectron2.data.samplers import (
     InferenceSampler,
-    RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
@@ -56,13 +55,6 @@ def test_sizes_are_checked():
         TrainingSampler(0)
     with pytest.raises(TypeError, match="expects an int"):
         TrainingSampler(2.0)
-
-
-def test_random_subset_is_the_same_whatever_the_shuffle():
-    shuffled = take(RandomSubsetTrainingSampler(10, 0.5, seed_shuffle=3, seed_subset=4), 10)
-    assert shuffled == [4, 0, 6, 7, 9, 0, 4, 9, 7, 6]  # recorded under the real Detectron2
-    in_order = take(RandomSubsetTrainingSampler(10, 0.5, shuffle=False, seed_shuffle=8, seed_subset=4), 5)
-    assert in_order == [0, 4, 9, 6, 7]
 
 
 def test_repeat_factors_are_those_of_the_rarest_category():

@@ -59,10 +59,6 @@ class Metadata(types.SimpleNamespace):
             )
         super().__setattr__(key, val)
 
-    def as_dict(self) -> dict[str, Any]:
-        """A copy of everything as a dict."""
-        return dict(self.__dict__)
-
     def set(self, **kwargs: Any) -> Metadata:
         """Set several attributes; returns itself."""
         for key, value in kwargs.items():

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from fvcore.transforms.transform import CropTransform, Transform, TransformList
+from fvcore.transforms.transform import Transform, TransformList
 from PIL import Image, ImageOps
 
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
@@ -169,26 +169,6 @@ def filter_empty_instances(
     if by_mask and instances.has("gt_masks"):
         keep &= instances.gt_masks.nonempty()
     return (instances[keep], keep) if return_mask else instances[keep]
-
-
-def gen_crop_transform_with_instance(
-    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict
-) -> CropTransform:
-    """A random crop of ``crop_size`` (height, width) that holds the centre of the annotation's box.
-
-    Raises:
-        AssertionError: the crop is larger than the image, or the centre lies beyond it.
-    """
-    crop_size, image_size = np.asarray(crop_size, dtype=np.int32), np.asarray(image_size, dtype=np.int32)
-    x0, y0, x1, y1 = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
-    center = np.array([(y0 + y1) * 0.5, (x0 + x1) * 0.5])
-    assert (image_size >= crop_size).all(), f"Crop size {crop_size} is larger than image size {image_size}!"
-    assert (image_size >= center).all(), "The annotation bounding box is outside of the image!"
-    low = np.maximum(np.floor(center).astype(np.int32) - crop_size, 0)
-    high = np.minimum(np.ceil(center).astype(np.int32), image_size - crop_size)
-    y = np.random.randint(low[0], high[0] + 1)
-    x = np.random.randint(low[1], high[1] + 1)
-    return CropTransform(x, y, crop_size[1], crop_size[0])
 
 
 def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:

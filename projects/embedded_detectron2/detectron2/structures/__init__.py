@@ -1,6 +1,6 @@
 """Boxes, masks, images and the instances that hold them together."""
 
-from .boxes import Boxes, BoxMode, pairwise_ioa, pairwise_iou
+from .boxes import Boxes, BoxMode, pairwise_iou
 from .image_list import ImageList
 from .instances import Instances
 from .masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
@@ -13,7 +13,6 @@ __all__ = [
     "Instances",
     "PolygonMasks",
     "ROIMasks",
-    "pairwise_ioa",
     "pairwise_iou",
     "polygons_to_bitmask",
 ]

@@ -143,18 +143,6 @@ class Boxes:
         yield from self.tensor
 
 
-def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
-    """Areas of intersection in square pixels, (N, M)."""
-    a, b = boxes1.tensor[:, None], boxes2.tensor[None]
-    sides = (torch.min(a[..., 2:], b[..., 2:]) - torch.max(a[..., :2], b[..., :2])).clamp_(min=0)
-    return sides.prod(dim=2)
-
-
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
     """Intersection over union, (N, M); 0 where boxes do not touch (zero-area ones too)."""
     return torchvision.ops.box_iou(boxes1.tensor, boxes2.tensor).nan_to_num_(0.0)
-
-
-def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
-    """Intersection over the area of ``boxes2``, (N, M)."""
-    return (pairwise_intersection(boxes1, boxes2) / boxes2.area()[None]).nan_to_num_(0.0)

@@ -57,11 +57,6 @@ def get_local_rank() -> int:
     return dist.get_rank(group=get_local_process_group()) if _initialized() else 0
 
 
-def get_local_size() -> int:
-    """Number of processes on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _initialized() else 1
-
-
 def is_main_process() -> bool:
     """Whether this is the process that logs and writes files (rank 0)."""
     return get_rank() == 0
@@ -112,17 +107,3 @@ def gather(data, dst: int = 0, group=None) -> list:
 def shared_random_seed() -> int:
     """A seed below 2**31 that rank 0 draws from numpy's generator; all processes must call it, and all get the same."""
     return all_gather(int(np.random.randint(2**31)))[0]
-
-
-def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Mean (or sum) over processes of scalar tensors by name; only rank 0's result is meaningful. Keys must agree."""
-    world = get_world_size()
-    if world < 2:
-        return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)  # the same order everywhere
-        values = torch.stack([input_dict[k] for k in names])
-        dist.reduce(values, dst=0)
-        if average and dist.get_rank() == 0:
-            values /= world
-        return dict(zip(names, values))

@@ -10,10 +10,7 @@ from datetime import datetime
 import numpy as np
 import torch
 
-__all__ = ["TORCH_VERSION", "seed_all_rng"]
-
-#: (major, minor) of the running torch.
-TORCH_VERSION = tuple(int(x) for x in torch.__version__.split(".")[:2])
+__all__ = ["seed_all_rng"]
 
 
 def seed_all_rng(seed: int | None = None) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 
 import torch
@@ -18,7 +18,6 @@ from detectron2.utils.file_io import PathManager
 
 __all__ = [
     "get_event_storage",
-    "has_event_storage",
     "EventWriter",
     "JSONWriter",
     "TensorboardXWriter",
@@ -35,11 +34,6 @@ def get_event_storage() -> EventStorage:
     return _STORAGE_STACK[-1]
 
 
-def has_event_storage() -> bool:
-    """Whether a storage is open."""
-    return bool(_STORAGE_STACK)
-
-
 class EventStorage:
     """Collects what a training emits, by name and iteration. Opened with ``with``; `get_event_storage` finds it."""
 
@@ -48,7 +42,6 @@ class EventStorage:
         self._smoothing: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._iter = start_iter
-        self._prefix = ""
         self._images: list[tuple] = []
 
     def put_image(self, img_name: str, img_tensor) -> None:
@@ -60,7 +53,6 @@ class EventStorage:
 
         ``smoothing_hint`` says whether writers should show a median over a window; it must not change for a name.
         """
-        name = self._prefix + name
         cur_iter = self._iter if cur_iter is None else cur_iter
         value = float(value)
         hint = self._smoothing.setdefault(name, smoothing_hint)
@@ -116,11 +108,6 @@ class EventStorage:
     def iter(self, value) -> None:
         self._iter = int(value)
 
-    @property
-    def iteration(self) -> int:
-        """Another name of `iter`."""
-        return self._iter
-
     def __enter__(self) -> EventStorage:
         _STORAGE_STACK.append(self)
         return self
@@ -128,15 +115,6 @@ class EventStorage:
     def __exit__(self, exc_type, exc_val, exc_tb) -> None:
         assert _STORAGE_STACK[-1] is self
         _STORAGE_STACK.pop()
-
-    @contextmanager
-    def name_scope(self, name: str):
-        """Inside it scalar names begin with ``name/``."""
-        old, self._prefix = self._prefix, name.rstrip("/") + "/"
-        try:
-            yield
-        finally:
-            self._prefix = old
 
     def clear_images(self) -> None:
         """Forget the images (a writer has written them)."""

@@ -15,7 +15,7 @@ from termcolor import colored
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["setup_logger", "log_first_n", "log_every_n", "log_every_n_seconds", "create_small_table"]
+__all__ = ["setup_logger", "log_first_n", "log_every_n_seconds", "create_small_table"]
 
 
 class _Formatter(logging.Formatter):
@@ -117,14 +117,6 @@ def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key:
     identity = (place if "caller" in keys else ()) + ((msg,) if "message" in keys else ())
     _COUNT[identity] += 1
     if _COUNT[identity] <= n:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
-    """Log the first and then every ``n``-th call from one place."""
-    module, place = _caller()
-    _COUNT[place] += 1
-    if n == 1 or _COUNT[place] % n == 1:
         logging.getLogger(name or module).log(lvl, msg)
 
 

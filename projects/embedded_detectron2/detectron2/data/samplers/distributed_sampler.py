@@ -66,22 +66,6 @@ class TrainingSampler(_StreamSampler):
         return self._all
 
 
-class RandomSubsetTrainingSampler(TrainingSampler):
-    """Like `TrainingSampler`, of ``int(size * subset_ratio)`` elements that ``seed_subset`` picks once."""
-
-    def __init__(
-        self, size: int, subset_ratio: float, shuffle: bool = True,
-        seed_shuffle: int | None = None, seed_subset: int | None = None,
-    ) -> None:
-        super().__init__(size, shuffle, seed_shuffle)
-        if not 0 < subset_ratio <= 1 or int(size * subset_ratio) == 0:
-            raise ValueError(f"subset_ratio {subset_ratio} of {size} elements leaves none, or is not in (0, 1]")
-        seed = comm.shared_random_seed() if seed_subset is None else seed_subset
-        self._all = torch.randperm(size, generator=_generator(seed))[: int(size * subset_ratio)]
-        logger.info("Using RandomSubsetTrainingSampler......")
-        logger.info(f"Randomly sample {len(self._all)} data from the original {size} data")
-
-
 class RepeatFactorTrainingSampler(_StreamSampler):
     """Like `TrainingSampler`, but element i comes ``repeat_factors[i]`` times an epoch.
 

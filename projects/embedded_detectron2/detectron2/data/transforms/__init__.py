@@ -9,8 +9,8 @@ from fvcore.transforms.transform import (
     VFlipTransform,
 )
 
-from .augmentation import AugInput, Augmentation, AugmentationList, apply_augmentations
-from .augmentation_impl import RandomCrop, RandomFlip, Resize, ResizeShortestEdge
+from .augmentation import AugInput, Augmentation, AugmentationList
+from .augmentation_impl import RandomCrop, RandomFlip, ResizeShortestEdge
 from .transform import ResizeTransform
 
 __all__ = [
@@ -22,11 +22,9 @@ __all__ = [
     "NoOpTransform",
     "RandomCrop",
     "RandomFlip",
-    "Resize",
     "ResizeShortestEdge",
     "ResizeTransform",
     "Transform",
     "TransformList",
     "VFlipTransform",
-    "apply_augmentations",
 ]

@@ -111,16 +111,3 @@ class AugInput:
             self.boxes = tfm.apply_box(self.boxes)
         if self.sem_seg is not None:
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
-
-    def apply_augmentations(self, augmentations: list[Augmentation | Transform]) -> TransformList:
-        """``AugmentationList(augmentations)(self)``."""
-        return AugmentationList(augmentations)(self)
-
-
-def apply_augmentations(augmentations: list[Augmentation | Transform], inputs: AugInput | np.ndarray) -> tuple:
-    """Apply to an `AugInput` (in place) or an image; returns (what was given, augmented; the TransformList)."""
-    if isinstance(inputs, np.ndarray):
-        aug_input = AugInput(inputs)
-        tfms = aug_input.apply_augmentations(augmentations)
-        return aug_input.image, tfms
-    return inputs, inputs.apply_augmentations(augmentations)

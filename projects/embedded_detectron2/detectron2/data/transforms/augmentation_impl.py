@@ -27,18 +27,6 @@ class RandomFlip(Augmentation):
         return HFlipTransform(width) if self.horizontal else VFlipTransform(height)
 
 
-class Resize(Augmentation):
-    """Resize to a fixed ``shape``: (height, width) or one int for a square."""
-
-    def __init__(self, shape: tuple[int, int] | int, interp: int = BILINEAR) -> None:
-        shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """The resize."""
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
-
-
 class ResizeShortestEdge(Augmentation):
     """Resize so that the shorter edge has a drawn length, or, if the longer one would exceed ``max_size``, less.
 
