@@ -9,7 +9,6 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 
-from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.layers.roi_align import ROIAlign
 
 from .boxes import Boxes
@@ -196,37 +195,3 @@ class PolygonMasks:
 def _polygon_area(polygon: np.ndarray) -> float:
     x, y = polygon[0::2], polygon[1::2]
     return 0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
-
-
-class ROIMasks:
-    """Masks in the frame of a box each: (N, M, M), values as the mask head gives them (0..1)."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        if tensor.dim() != 3:
-            raise ValueError(f"ROI masks must have the shape (N, M, M), got {tuple(tensor.shape)}")
-        self.tensor = tensor
-
-    def to(self, device: torch.device) -> ROIMasks:
-        """The masks on another device."""
-        return ROIMasks(self.tensor.to(device))
-
-    @property
-    def device(self) -> torch.device:
-        """The tensor's device."""
-        return self.tensor.device
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    def __getitem__(self, item) -> ROIMasks:
-        picked = self.tensor[item]
-        if picked.dim() != 3:
-            raise ValueError(f"indexing ROI masks with {item!r} must give (N, M, M), gave {tuple(picked.shape)}")
-        return ROIMasks(picked)
-
-    def __repr__(self) -> str:
-        return f"ROIMasks(num_instances={len(self)})"
-
-    def to_bitmasks(self, boxes: torch.Tensor, height: int, width: int, threshold: float = 0.5) -> BitMasks:
-        """Paste every mask into its box (N, 4) XYXY pixels of an image of height x width."""
-        return BitMasks(paste_masks_in_image(self.tensor, boxes, (height, width), threshold=threshold))
