@@ -1,6 +1,7 @@
 """Loaders: batches, grouping, workers, filtering, and that configs and arguments mean the same."""
 
 import itertools
+import pickle
 import random
 import uuid
 
@@ -89,6 +90,44 @@ def test_test_loader_gives_everything_once():
     loader = build_detection_test_loader(list(RECORDS), mapper=dict)
     assert batches(loader, 99) == [[i] for i in range(7)] and len(loader) == 7
     assert batches(build_detection_test_loader(list(RECORDS), mapper=dict, batch_size=3), 9)[-1] == [6]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """The records in order, without a length."""
+
+    def __iter__(self):
+        return iter(RECORDS)
+
+
+@pytest.mark.parametrize("mapper", [None, dict])
+def test_iterable_dataset(mapper):
+    options = {"mapper": mapper, "total_batch_size": 2}
+    plain = build_detection_train_loader(Stream(), aspect_ratio_grouping=False, **options)
+    assert batches(plain, 9) == [[0, 1], [2, 3], [4, 5]]
+    assert batches(build_detection_train_loader(dataset=Stream(), **options), 9) == [[0, 2], [1, 3], [4, 6]]
+    sampled = ToIterableDataset(DatasetFromList(RECORDS), TrainingSampler(7, shuffle=False, seed=1))
+    assert batches(build_detection_train_loader(sampled, aspect_ratio_grouping=False, **options), 4)[3] == [6, 0]
+    cfg = get_cfg()
+    cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.ASPECT_RATIO_GROUPING = 0, 3, False
+    assert batches(build_detection_train_loader(cfg, mapper=dict, dataset=Stream()), 9) == [[0, 1, 2], [3, 4, 5]]
+    assert batches(build_detection_test_loader(Stream(), mapper=dict, batch_size=3), 9)[-1] == [6]
+    with pytest.raises(AssertionError, match="sampler must be None"):
+        build_detection_train_loader(Stream(), sampler=TrainingSampler(7), **options)
+
+
+def test_prefetch_without_workers():
+    sampler = TrainingSampler(7, shuffle=False, seed=1)
+    loader = build_batch_data_loader(DatasetFromList(RECORDS), sampler, 2, prefetch_factor=4)
+    assert batches(loader, 2) == [[0, 1], [2, 3]]
+
+
+def test_lambda_in_spawned_workers():
+    factor = 3
+    mapped = MapDataset(DatasetFromList([1, 2]), lambda x: x * factor)
+    loader = torch.utils.data.DataLoader(mapped, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert list(loader) == [3, 6]
+    stream = MapDataset(ToIterableDataset([1, 2], InferenceSampler(2)), lambda x: x * factor)
+    assert list(pickle.loads(pickle.dumps(stream))) == [3, 6]
 
 
 def test_batch_size_must_suit_the_processes():

@@ -2,6 +2,7 @@
 
 import tellapart  # noqa: F401
 
+import detectron2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -140,6 +141,25 @@ def test_image_without_annotations(record):
     record["annotations"] = []
     instances = mapper([])(record)["instances"]
     assert len(instances) == 0 and instances.gt_boxes.tensor.shape == (0, 4)
+
+
+def test_keypoints_are_transformed_or_refused(record):
+    """Never returned in the coordinates of the image before the transform."""
+    annotation = {**record["annotations"][0], "keypoints": [1.0, 2.0, 2.0]}
+    transform = T.ResizeTransform(H, W, 2 * H, 2 * W)
+    if "embedded" in detectron2.__version__:
+        with pytest.raises(NotImplementedError, match='"keypoints".*not part of the embedded detectron2'):
+            utils.transform_instance_annotations(annotation, [transform], (2 * H, 2 * W))
+        with pytest.raises(NotImplementedError, match='"keypoints".*not part of the embedded detectron2'):
+            utils.annotations_to_instances([annotation], (H, W))
+    else:
+        transformed = utils.transform_instance_annotations(annotation, [transform], (2 * H, 2 * W))
+        np.testing.assert_allclose(transformed["keypoints"], [[2, 4, 2]])
+
+
+def test_mapper_drops_keypoints_that_the_model_does_not_learn(record):
+    record["annotations"][0]["keypoints"] = [1.0, 2.0, 2.0]
+    assert sorted(mapper([])(record)["instances"].get_fields()) == ["gt_boxes", "gt_classes", "gt_masks"]
 
 
 def test_rle_in_polygon_format_is_refused(record):

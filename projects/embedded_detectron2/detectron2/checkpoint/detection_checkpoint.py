@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import torch
@@ -60,15 +61,29 @@ class DetectionCheckpointer(Checkpointer):
             save_to_disk = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = PathManager
+        self._matching_heuristics = False
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
-        """Load ``path`` (empty: nothing); returns what the file holds beside the model and the checkpointables.
+        """Load a checkpoint into the model and the checkpointables.
+
+        Args:
+            path: file or address; empty to load nothing. With "?matching_heuristics=True" at its end, the weights are
+                matched to the model by the ends of their names.
+
+        Returns:
+            The other entries of the file.
 
         Raises:
-            pickle.UnpicklingError: the file is no checkpoint, or it could run code.
-            OSError: some processes can't see the file.
+            pickle.UnpicklingError: the file is not a checkpoint, or it could run code.
+            OSError: some processes cannot read the file.
+            ValueError: an unknown option follows the "?".
         """
         logging.getLogger(__name__).info(f"[DetectionCheckpointer] Loading from {path} ...")
+        original, (path, _, query) = path, (path or "").partition("?")
+        options = parse_qs(query)
+        self._matching_heuristics = options.pop("matching_heuristics", None) == ["True"]
+        if options:
+            raise ValueError(f"Unsupported query in {original}: {sorted(options)}; there is ?matching_heuristics=True")
         if path and comm.get_world_size() > 1:
             seen = comm.all_gather(os.path.isfile(self.path_manager.get_local_path(path)))
             if not all(seen):
@@ -101,6 +116,8 @@ class DetectionCheckpointer(Checkpointer):
             self.logger.info("These are the weights of a torchvision ResNet")
             names = convert_torchvision_names(list(loaded["model"]))
             loaded["model"] = dict(zip(names, loaded["model"].values()))
+            loaded["matching_heuristics"] = True
+        if self._matching_heuristics:
             loaded["matching_heuristics"] = True
         return loaded
 

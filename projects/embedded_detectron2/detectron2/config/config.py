@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 from fvcore.common.config import CfgNode as _FvcoreCfgNode
 
+from detectron2._missing import message
 from detectron2.utils.file_io import PathManager
 
 
@@ -26,9 +27,12 @@ class CfgNode(_FvcoreCfgNode):
             ValueError: for a value of another type, or a file of another config version.
         """
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
-        version = loaded.get("VERSION", self.get("VERSION"))
-        if version != self.get("VERSION"):
-            raise ValueError(f"{cfg_filename}: config VERSION {version} is not supported, wanted {self.get('VERSION')}")
+        own = self.get("VERSION")
+        version = loaded.get("VERSION", own)
+        if version != own:
+            if version in (0, 1):
+                raise ValueError(message(f"Upgrading a config of VERSION {version} ({cfg_filename})"))
+            raise AssertionError(f"{cfg_filename} has VERSION {version}, expected {own}")
         self.merge_from_other_cfg(loaded)
 
 
@@ -72,7 +76,8 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
         def init(self, *args: Any, **kwargs: Any) -> None:
             mapping = getattr(type(self), "from_config", None)
             if not inspect.ismethod(mapping):
-                raise TypeError(f"{type(self).__name__} is @configurable and needs a classmethod from_config(cls, cfg)")
+                kind = AttributeError if mapping is None else TypeError
+                raise kind(f"{type(self).__name__} is @configurable: it needs a classmethod from_config(cls, cfg, ...)")
             if _is_config(args, kwargs):
                 init_func(self, **_arguments_from_config(mapping, args, kwargs))
             else:

@@ -133,6 +133,8 @@ def build_batch_data_loader(
     if seed is not None:
         kwargs["generator"] = torch.Generator().manual_seed(seed)
     kwargs = {"num_workers": num_workers, "worker_init_fn": worker_init_reset_seed, **kwargs}
+    if num_workers == 0:
+        kwargs.pop("prefetch_factor", None)  # which DataLoader takes with workers only
     if aspect_ratio_grouping:
         assert drop_last, "aspect ratio grouping drops incomplete batches; it can't be had with drop_last=False"
         loader = torchdata.DataLoader(dataset, collate_fn=operator.itemgetter(0), **kwargs)

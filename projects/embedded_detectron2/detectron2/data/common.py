@@ -16,11 +16,26 @@ import torch.utils.data as torchdata
 logger = logging.getLogger(__name__)
 
 
+class _AnyProcess:
+    """A function that can be sent to another process, even a lambda or a local one, which ``pickle`` refuses."""
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __reduce__(self) -> tuple:
+        import cloudpickle  # needed only where worker processes are spawned
+
+        return pickle.loads, (cloudpickle.dumps(self._function),)
+
+
 class _MapIterable(torchdata.IterableDataset):
     """`MapDataset` over a stream: elements mapped to None are left out."""
 
     def __init__(self, dataset, map_func: Callable) -> None:
-        self._dataset, self._map_func = dataset, map_func
+        self._dataset, self._map_func = dataset, _AnyProcess(map_func)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -45,7 +60,7 @@ class MapDataset(torchdata.Dataset):
         return self._dataset, self._map_func
 
     def __init__(self, dataset, map_func: Callable) -> None:
-        self._dataset, self._map_func = dataset, map_func
+        self._dataset, self._map_func = dataset, _AnyProcess(map_func)
         self._rng = random.Random(42)
         self._usable = set(range(len(dataset)))
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from fvcore.transforms.transform import Transform
 
+from detectron2._missing import not_included
 from detectron2.config import configurable
 
 from . import detection_utils as utils
@@ -45,6 +46,9 @@ class DatasetMapper:
     @classmethod
     def from_config(cls, cfg, is_train: bool = True) -> dict:
         """The arguments that a config asks for."""
+        for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
+            if cfg.MODEL[key]:
+                raise not_included(f"MODEL.{key} True")
         augs = utils.build_augmentation(cfg, is_train)
         crop = cfg.INPUT.CROP.ENABLED and is_train
         if crop:
@@ -86,6 +90,7 @@ class DatasetMapper:
         annos = []
         for annotation in annotations:
             if annotation.get("iscrowd", 0) == 0:
+                annotation.pop("keypoints", None)
                 if not self.use_instance_mask:
                     annotation.pop("segmentation", None)
                 annos.append(utils.transform_instance_annotations(annotation, transforms, image_size))

@@ -10,6 +10,7 @@ import torch
 from fvcore.transforms.transform import Transform, TransformList
 from PIL import Image, ImageOps
 
+from detectron2._missing import not_included
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
 
@@ -86,6 +87,8 @@ def transform_instance_annotations(
     Raises:
         ValueError: the segmentation is neither a list of polygons nor an RLE.
     """
+    if "keypoints" in annotation:
+        raise not_included('Transforming "keypoints" of annotations')
     if isinstance(transforms, (tuple, list)):
         transforms = TransformList(transforms)
     bbox = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
@@ -134,6 +137,8 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
     Raises:
         ValueError: a segmentation cannot be had in this format.
     """
+    if any("keypoints" in a for a in annos):
+        raise not_included('Making instances of "keypoints"')
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
     target = Instances(image_size)
     target.gt_boxes = Boxes(torch.as_tensor(np.array(boxes).reshape(-1, 4)))

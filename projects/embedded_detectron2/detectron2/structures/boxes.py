@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torchvision
 
+from detectron2._missing import not_included
+
 
 @unique
 class BoxMode(IntEnum):
@@ -49,7 +51,7 @@ class BoxMode(IntEnum):
         elif modes == (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
             values[..., 2:] -= values[..., :2]
         else:
-            raise NotImplementedError(f"conversion of boxes from {modes[0].name} to {modes[1].name} is not supported")
+            raise not_included(f"Converting boxes from {modes[0].name} to {modes[1].name}")
         if isinstance(box, (list, tuple)):
             return type(box)(values[0].tolist())
         return values.numpy() if isinstance(box, np.ndarray) else values
