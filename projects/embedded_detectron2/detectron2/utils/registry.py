@@ -1,4 +1,4 @@
-"""Name -> object registries, fvcore's."""
+"""Registries of classes and functions by name."""
 
 from typing import Any
 
