@@ -110,13 +110,11 @@ def test_tensorboard_writer(tmp_path):
             storage.iter = i
             storage.put_scalar("loss", i)
             if i % 2:
-                storage.put_image("picture", torch.rand(3, 5, 6))
                 writer.write()
         writer.close()
-    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (3, 1.5)]
-    assert [(e.step, e.width, e.height) for e in events.Images("picture")] == [(1, 6, 5), (3, 6, 5)]
 
 
 def test_printer_line(lines):
