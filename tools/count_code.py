@@ -17,7 +17,11 @@ NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tok
 
 
 def code_lines(source: str) -> int:
-    """Number of lines that hold code; SyntaxError if ``source`` is not valid Python."""
+    """Return the number of lines with code.
+
+    Raises:
+        SyntaxError: ``source`` is not valid Python.
+    """
     docstrings: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         body = getattr(node, "body", None)
@@ -33,7 +37,7 @@ def code_lines(source: str) -> int:
 
 
 def count(folder: Path, depth: int = 1) -> Counter[str]:
-    """Lines of code per folder, at most ``depth`` levels below ``folder``; deeper files count for their ancestor."""
+    """Return the lines of code per folder down to ``depth`` levels, which include deeper folders."""
     total: Counter[str] = Counter()
     for path in sorted(folder.rglob("*.py")):
         parts = path.parent.relative_to(folder).parts[:depth]

@@ -81,7 +81,7 @@ def case_config_merging() -> dict:
 
 @case
 def case_configurable() -> dict:
-    """@configurable on a class and on a function, called with and without a config and with further arguments."""
+    """@configurable on a class and a function, with and without a config and further arguments."""
     from detectron2.config import configurable, get_cfg
 
     class Thing:

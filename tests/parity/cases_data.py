@@ -276,7 +276,7 @@ def case_loaders() -> dict:
 
 
 def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
-    """Run COCOEvaluator on the ground truth ("perfect"), moved ground truth ("jittered"), or nothing ("empty")."""
+    """Run COCOEvaluator on the ground truth ("perfect"), on it moved ("jittered"), or on nothing."""
     from detectron2.evaluation import COCOEvaluator
     from detectron2.structures import Boxes, Instances, polygons_to_bitmask
 

@@ -46,9 +46,9 @@ def modules() -> list[str]:
 
 
 def signature_of(function: Callable) -> list[list]:
-    """Return [name, kind, has a default, repr of a plain default] per parameter, without ``self`` or ``cls``.
+    """Return [name, kind, has a default, repr of a plain default] per parameter.
 
-    For a ``@configurable`` constructor these are the explicit arguments.
+    ``self`` and ``cls`` are left out. For a ``@configurable`` constructor these are the explicit arguments.
     """
     function = inspect.unwrap(getattr(function, "__func__", function))
     out = []
@@ -66,9 +66,9 @@ def _ours(thing: Any) -> bool:
 
 
 def describe(thing: Any) -> dict:
-    """Return the kind of an object, its signature and, for a class, its public methods, attributes and bases.
+    """Return the kind of an object, its signature and, for a class, its public members.
 
-    The bases are those from other packages.
+    "bases" are the base classes from other packages.
     """
     if isinstance(thing, type):
         owners = [c for c in thing.__mro__ if _ours(c)]
@@ -110,7 +110,7 @@ def public_names(module: str) -> dict[str, Any]:
 
 
 def identity(thing: Any, module: str, name: str) -> str:
-    """Return the dotted name where a class or function is defined, and for other objects where it was found."""
+    """Return the dotted name where an object is defined, or where it was found if that is unknown."""
     if (isinstance(thing, type) or inspect.isfunction(thing)) and _ours(thing):
         return f"{thing.__module__}.{thing.__qualname__}"
     if inspect.ismodule(thing):

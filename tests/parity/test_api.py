@@ -1,4 +1,4 @@
-"""Names and signatures of ``detectron2``: those that this repository uses exist, here and in the real one."""
+"""The names of ``detectron2`` that this repository uses exist, and signatures are the same."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_used_names_follows_aliases() -> None:
 
 
 def running_modules() -> list[str]:
-    """Return the modules to compare: all of the embedded Detectron2, or those of the real one that are recorded."""
+    """Return the modules to compare: all of the embedded one, or the recorded ones of the real one."""
     found = [m.name for m in pkgutil.walk_packages(detectron2.__path__, "detectron2.")]
     public = [name for name in found if not name.rpartition(".")[2].startswith("_")]
     return sorted(public if is_embedded() else [name for name in public if name in EXPORTS])

@@ -17,8 +17,9 @@ def python_files(root: Path) -> Iterator[Path]:
 
 
 def used_names(source: str, file: str = "<string>") -> dict[str, int]:
-    """Return the used names of detectron2: {dotted name such as "detectron2.utils.comm.get_rank": line of first use}.
+    """Return the used names of detectron2: {dotted name: line of its first use}.
 
+    A name is for example "detectron2.utils.comm.get_rank".
     Imports under any alias are followed, and attributes of what they import (``BoxMode.XYXY_ABS``). If the file also
     assigns to an imported name, only the import is returned.
     """

@@ -24,7 +24,7 @@ def name():
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes a COCO file with one annotation, with the given changes, and returns its path."""
+    """A function that writes a COCO file with one annotation and the given changes."""
 
     def write(annotation=None, annotations=None, **top):
         base = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1.0, 2.0, 3.0, 4.0], "area": 6.0, "iscrowd": 0}

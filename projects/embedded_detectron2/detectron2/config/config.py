@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 
 
 class CfgNode(_FvcoreCfgNode):
-    """fvcore's config node with a version check. YAML files cannot run code unless ``allow_unsafe`` is set."""
+    """fvcore's config node with a check of the version. By default, YAML files cannot run code."""
 
     @classmethod
     def _open_cfg(cls, filename: str):

@@ -40,7 +40,7 @@ class _DatasetCatalog(UserDict):
 
 
 class Metadata(types.SimpleNamespace):
-    """Metadata of a dataset as attributes, for example ``thing_classes``, ``thing_colors`` and ``json_file``.
+    """Metadata of a dataset as attributes, such as ``thing_classes`` and ``json_file``.
 
     An attribute can be set once. Setting it again to the same value is allowed.
     """

@@ -140,7 +140,13 @@ class COCOEvaluator(DatasetEvaluator):
         return self._derive_results(task, coco_eval.eval["precision"], _summarize(coco_eval))
 
     def _derive_results(self, task: str, precision: np.ndarray, stats: list[float]) -> dict[str, float]:
-        """Return percentages of ``stats``, and per class of ``precision`` (IoU, recall, class, area, max dets)."""
+        """Return the summary in percent, and AP per class.
+
+        Args:
+            task: "bbox" or "segm".
+            precision: COCO's precisions (IoU, recall, class, area, max detections).
+            stats: COCO's summary, 0 to 1 or -1.
+        """
         results = {metric: float(s * 100 if s >= 0 else "nan") for metric, s in zip(METRICS, stats)}
         logger.info(f"Evaluation results for {task}: \n" + create_small_table(results))
         if not np.isfinite(list(results.values())).all():
@@ -191,7 +197,7 @@ def _summarize(coco_eval: COCOeval) -> list[float]:
 
 
 def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict]:
-    """Convert the predictions of one image to COCO results, with boxes as XYWH and masks as compressed RLE.
+    """Convert the predictions of one image to COCO results, with XYWH boxes and compressed RLE.
 
     Args:
         instances: with "pred_boxes", "scores", "pred_classes" and optionally "pred_masks" (bool (N, H, W)), on the CPU.

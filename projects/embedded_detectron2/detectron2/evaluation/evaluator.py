@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class DatasetEvaluator:
-    """Base class: collects a model's outputs for a dataset (`process`) and evaluates them at the end (`evaluate`)."""
+    """Base class of evaluators: `process` collects a model's outputs, `evaluate` evaluates them."""
 
     def reset(self) -> None:
         """Start a new evaluation."""
@@ -57,7 +57,10 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 class _Stopwatch:
-    """Measures the seconds of loading, computing and evaluating, without the first iterations, which are slower."""
+    """Measures the time of loading, computing and evaluating.
+
+    The first iterations do not count, because they are slower.
+    """
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -110,7 +113,7 @@ def inference_on_dataset(
         callbacks: functions to call at "on_start", "before_inference", "after_inference" and "on_end".
 
     Returns:
-        What the evaluator's ``evaluate`` gives; {} for None.
+        The result of the evaluator's ``evaluate``, or {} for None.
     """
     callbacks = callbacks or {}
 

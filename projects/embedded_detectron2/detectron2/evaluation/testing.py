@@ -11,7 +11,10 @@ logger = logging.getLogger(__name__)
 
 
 def print_csv_format(results: Mapping) -> None:
-    """Log results, {task: {metric: score}}, as lines for a spreadsheet, without metrics with "-" in the name."""
+    """Log results, {task: {metric: score}}, as lines for a spreadsheet.
+
+    Metrics with "-" in the name are left out.
+    """
     assert isinstance(results, Mapping), f"results is a {type(results)}, expected a dict"
     for task, scores in results.items():
         if isinstance(scores, Mapping):
@@ -24,7 +27,7 @@ def print_csv_format(results: Mapping) -> None:
 
 
 def verify_results(cfg, results: Mapping) -> bool:
-    """Compare results with ``cfg.TEST.EXPECTED_RESULTS``, a list of (task, metric, expected score, tolerance).
+    """Compare results with ``cfg.TEST.EXPECTED_RESULTS``: (task, metric, expected score, tolerance).
 
     Returns:
         True if all scores are within their tolerance. Otherwise the process exits with code 1.

@@ -34,7 +34,10 @@ def get_config_file(config_path: str) -> str:
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """Return the address of the weights that were trained with a config of the model zoo; see `get_config_file`."""
+    """Return the address of the weights trained with a config of the model zoo.
+
+    The argument and the errors are those of `get_config_file`.
+    """
     name = config_path.removesuffix(".yaml")
     if name not in _WEIGHTS:
         raise RuntimeError(_not_available(config_path))
@@ -42,9 +45,10 @@ def get_checkpoint_url(config_path: str) -> str:
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode:
-    """Return a config of the model zoo; see `get_config_file`.
+    """Return a config of the model zoo.
 
     Args:
+        config_path: see `get_config_file`.
         trained: set ``MODEL.WEIGHTS`` to the trained weights. Otherwise it names an ImageNet backbone.
     """
     cfg = get_cfg()
@@ -55,9 +59,11 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode:
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None) -> torch.nn.Module:
-    """Build a model of the model zoo, in training mode, and load its weights; see `get_config`.
+    """Build a model of the model zoo, in training mode, and load its weights.
 
     Args:
+        config_path: see `get_config_file`.
+        trained: see `get_config`.
         device: by default the config's, or the CPU where there is no GPU.
     """
     cfg = get_config(config_path, trained)

@@ -23,10 +23,10 @@ _NORMS = (
 
 
 def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """Return the optimizer class or, with ``SOLVER.CLIP_GRADIENTS.ENABLED``, a subclass that clips gradients.
+    """Return the optimizer class, or a subclass that clips gradients.
 
-    It clips before each step: with ``CLIP_TYPE`` "value" the elements of each gradient to ``CLIP_VALUE``, with "norm"
-    the ``NORM_TYPE`` norm of each parameter's gradient (not of the whole model's).
+    With ``SOLVER.CLIP_GRADIENTS.ENABLED`` it clips before each step: with ``CLIP_TYPE`` "value" the elements of each
+    gradient to ``CLIP_VALUE``, with "norm" the ``NORM_TYPE`` norm of each parameter's gradient (not of the whole model's).
 
     Raises:
         ValueError: ``CLIP_TYPE`` has another value.
@@ -51,7 +51,7 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimi
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build SGD with momentum, with the groups of `get_default_optimizer_params` and the config's clipping."""
+    """Build SGD with momentum and clipping, for the groups of `get_default_optimizer_params`."""
     solver = cfg.SOLVER
     params = get_default_optimizer_params(
         model,

@@ -48,7 +48,7 @@ class WarmupParamScheduler(CompositeParamScheduler):
 
 
 class LRMultiplier(LRScheduler):
-    """Multiply each group's initial learning rate by the value of a schedule. Call ``step()`` once per iteration."""
+    """Multiplies each group's initial learning rate by a schedule. Call ``step()`` once per iteration."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1

@@ -113,7 +113,7 @@ class BitMasks:
         return align(self.tensor[:, None].to(device=boxes.device, dtype=torch.float32), rois).squeeze(1) >= 0.5
 
     def get_bounding_boxes(self) -> Boxes:
-        """Return tight boxes around the pixels. A single pixel has width 1, and the box of an empty mask is all 0."""
+        """Return tight boxes around the masks: a single pixel has width 1, an empty mask the box 0, 0, 0, 0."""
         boxes = torch.zeros(len(self), 4, dtype=torch.float32)
         for axis, (low, high) in enumerate(((0, 2), (1, 3))):
             hit = self.tensor.any(dim=1 + axis).to(torch.uint8).cpu()
@@ -216,7 +216,7 @@ class PolygonMasks:
         return stacked.to(device=boxes.device)
 
     def area(self) -> torch.Tensor:
-        """Return the areas in square pixels, (N,): the sum over the polygons of an instance (shoelace formula)."""
+        """Return the areas in square pixels, (N,), by the shoelace formula. Polygons of an instance add up."""
         areas = [sum(_polygon_area(p) for p in instance) for instance in self.polygons]
         return torch.tensor(areas, dtype=torch.float64)
 

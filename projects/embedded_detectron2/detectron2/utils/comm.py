@@ -81,7 +81,7 @@ def _get_global_gloo_group():
 
 
 def all_gather(data, group=None) -> list:
-    """Gather picklable ``data`` of all processes of ``group`` (default: all). Every process receives the list."""
+    """Gather picklable ``data`` of all processes of ``group`` (default: all) into a list on each."""
     if get_world_size() == 1:
         return [data]
     group = group or _get_global_gloo_group()

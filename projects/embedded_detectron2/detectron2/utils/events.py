@@ -123,7 +123,7 @@ class EventWriter:
 
 
 class JSONWriter(EventWriter):
-    """Appends scalars to a file, per iteration a line with a JSON object, with "iteration" and sorted keys."""
+    """Appends scalars to a file: one JSON object with "iteration" and sorted keys per line."""
 
     def __init__(self, json_file: str, window_size: int = 20):
         """

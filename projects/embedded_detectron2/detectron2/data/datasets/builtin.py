@@ -1,4 +1,4 @@
-"""Registers COCO 2017 in ``$DETECTRON2_DATASETS`` (default: ``datasets``), with COCO's own folder layout."""
+"""Registers COCO 2017 in ``$DETECTRON2_DATASETS`` (default: ``datasets``), in COCO's layout."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class RandomCrop(Augmentation):
         self.crop_type, self.crop_size = crop_type, crop_size
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) of a crop, in pixels, for an image of size ``image_size`` (height, width)."""
+        """Return the (height, width) of a crop of an image of size ``image_size``, in pixels."""
         h, w = image_size
         if self.crop_type.startswith("absolute"):
             a, b = self.crop_size
