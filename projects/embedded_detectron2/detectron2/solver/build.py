@@ -26,7 +26,7 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimi
     """Return the optimizer class, or a subclass that clips gradients.
 
     With ``SOLVER.CLIP_GRADIENTS.ENABLED`` it clips before each step: with ``CLIP_TYPE`` "value" the elements of each
-    gradient to ``CLIP_VALUE``, with "norm" the ``NORM_TYPE`` norm of each parameter's gradient (not of the whole model's).
+    gradient to ``CLIP_VALUE``, with "norm" the ``NORM_TYPE`` norm of each gradient (not of the whole model's).
 
     Raises:
         ValueError: ``CLIP_TYPE`` has another value.
