@@ -36,6 +36,7 @@ OMITTED: dict[str, dict[str, str]] = {
     "Visualizer.draw_box": {"line_style": "nothing here draws dashed boxes"},
     "Visualizer.draw_text": {"rotation": "for rotated boxes only"},
     "Visualizer.draw_instance_predictions": {"jittering": "colours are told apart without"},
+    "FPN.__init__": {"square_pad": "for ViTDet's backbone only"},
     "AMPTrainer.__init__": {"async_write_metrics": "metrics are written in the training thread"},
     "SimpleTrainer.__init__": {"async_write_metrics": "metrics are written in the training thread"},
     "FastRCNNOutputLayers.__init__": {
