@@ -109,7 +109,7 @@ def test_boxes_for_standard_roi_heads():
             assert len(found) > 0 and found.pred_masks.shape[1:] == (inputs["height"], inputs["width"])
 
 
-@pytest.mark.parametrize("architecture", ["InstanceFCN", "GeneralizedRCNN", "ProposalNetwork"])
+@pytest.mark.parametrize("architecture", ["InstanceFCN", "GeneralizedRCNN"])
 def test_masks_are_needed(architecture):
     with pytest.raises(InputError, match="MODEL.MASK_ON is False, but InstanceFCNProposals learns from masks"):
         model(**{"MODEL.META_ARCHITECTURE": architecture, "MODEL.MASK_ON": False})

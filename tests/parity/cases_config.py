@@ -147,8 +147,8 @@ def case_state_faster_rcnn_R_50_DC5() -> dict:
 
 
 @case
-def case_state_mask_rcnn_R_101_C4() -> dict:
-    return _describe(rcnn_cfg("C4", 101))
+def case_state_mask_rcnn_R_101_FPN() -> dict:
+    return _describe(rcnn_cfg("FPN", 101))
 
 
 @case
@@ -163,7 +163,7 @@ def case_state_variants() -> dict:
     resnets, box, mask = "MODEL.RESNETS.", "MODEL.ROI_BOX_HEAD.", "MODEL.ROI_MASK_HEAD."
     return {
         "R_34": build(depth=34),
-        "R_152_C4": build("C4", 152, mask=False),
+        "R_152_DC5": build("DC5", 152, mask=False),
         "stride_in_3x3": build(options=(resnets + "STRIDE_IN_1X1", False)),
         "groups": build(options=(resnets + "NUM_GROUPS", 4, resnets + "WIDTH_PER_GROUP", 8)),
         "agnostic": build(options=(box + "CLS_AGNOSTIC_BBOX_REG", True, mask + "CLS_AGNOSTIC_MASK", True)),

@@ -257,15 +257,13 @@ def case_paste_masks() -> dict:
 
 @case
 def case_nms() -> dict:
-    from detectron2.layers import batched_nms, cat, nonzero_tuple
+    from detectron2.layers import batched_nms, cat
 
     boxes, scores = made_boxes("nms", 80, 100, 100, 30), made("nms/scores", 80, low=0, high=1)
     classes = (made("nms/classes", 80, low=0, high=4)).long()
-    mask = scores.reshape(8, 10) > 0.5
     return {
         "kept": batched_nms(boxes, scores, classes, 0.5),
         "kept_none": batched_nms(boxes[:0], scores[:0], classes[:0], 0.5),
-        "nonzero": nonzero_tuple(mask),
         "cat": cat([boxes[:2], boxes[5:6]], dim=0),
     }
 
@@ -273,7 +271,7 @@ def case_nms() -> dict:
 @case
 def case_layers() -> dict:
     """Norms, convolutions with norm and activation, cross entropy of nothing."""
-    from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, cross_entropy, get_norm, interpolate
+    from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, cross_entropy, get_norm
 
     from .common import fill
 
@@ -300,7 +298,6 @@ def case_layers() -> dict:
         "converted_loads": [str(converted.load_state_dict(counted)), converted[0].num_batches_tracked],
         "loss": cross_entropy(made("layers/logits", 5, 3), torch.tensor([0, 1, 2, 1, 0])),
         "loss_none": cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),
-        "interpolated": interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False),
         "shape_spec": str(ShapeSpec(channels=3, stride=4)),
     }
 

@@ -32,6 +32,7 @@ OMITTED: dict[str, dict[str, str]] = {
     "get_detection_dataset_dicts": {"min_keypoints": NO_KEYPOINTS, "proposal_files": NO_PROPOSAL_FILES},
     "transform_instance_annotations": {"keypoint_hflip_indices": NO_KEYPOINTS},
     "COCOEvaluator.__init__": {"kpt_oks_sigmas": NO_KEYPOINTS},
+    "FPN.__init__": {"square_pad": "the backbone of ViTDet is not included"},
     "AMPTrainer.__init__": {"async_write_metrics": "metrics are always written in the main thread"},
     "SimpleTrainer.__init__": {"async_write_metrics": "metrics are always written in the main thread"},
     "FastRCNNOutputLayers.__init__": {
