@@ -163,7 +163,7 @@ def test_number_of_classes(refused, tiny_config, tiny_set, architecture, heads):
 
 @pytest.mark.parametrize(
     "architecture, heads",
-    [("InstanceFCN", "PassThroughROIHeads"), ("GeneralizedRCNN", "PassThroughROIHeads"), ("ProposalNetwork", "StandardROIHeads")],
+    [("InstanceFCN", "PassThroughROIHeads"), ("GeneralizedRCNN", "PassThroughROIHeads")],
 )
 def test_proposals_of_no_category_take_any_number_of_classes(tiny_config, tiny_set, forget, architecture, heads):
     forget(NAME)

@@ -108,7 +108,7 @@ def test_boxes_for_standard_roi_heads():
             assert len(detections) > 0 and detections.pred_masks.shape[1:] == (inputs["height"], inputs["width"])
 
 
-@pytest.mark.parametrize("architecture", ["InstanceFCN", "GeneralizedRCNN", "ProposalNetwork"])
+@pytest.mark.parametrize("architecture", ["InstanceFCN", "GeneralizedRCNN"])
 def test_configs_without_masks_are_refused(architecture):
     with pytest.raises(InputError, match="MODEL.MASK_ON is False, but InstanceFCNProposals learns from masks"):
         model(**{"MODEL.META_ARCHITECTURE": architecture, "MODEL.MASK_ON": False})

@@ -197,18 +197,6 @@ def test_other_kernels_by_name(kernel):
     assert torch.isfinite(sum(losses.values()))
 
 
-def test_head_alone_on_res5_heads():
-    """The head works in any RoI heads: those of C4 pool from one map and share the features of the box branch."""
-    cfg = get_cfg()
-    add_config(cfg)
-    cfg.MODEL.DEVICE, cfg.MODEL.MASK_ON, cfg.MODEL.RESNETS.DEPTH = "cpu", True, 50
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = 16, 100
-    cfg.MODEL.ROI_MASK_HEAD.NAME, cfg.MODEL.SEMICONV.CONV_DIM, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ALONE[1], 16, 3
-    losses = losses_of(build_model(cfg), batch())
-    assert losses["loss_kernel"] > 0 and torch.isfinite(sum(losses.values()))
-
-
 def test_autocast():
     net = model(*IMAGE_LEVEL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
