@@ -50,15 +50,18 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def run_tool(monkeypatch, capsys) -> Callable[..., str]:
-    """A function that runs one of tools/ in this process, ``run_tool("name.py", *arguments)``; it returns what the tool
-    prints, or the message that it exits with after "exit: "."""
+    """A function ``run_tool("name.py", *arguments)`` that runs one of tools/ in this process.
+
+    It returns what the tool prints. If the tool refuses its input (exit code 2), it returns "exit: " and the message.
+    """
 
     def call(tool: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [tool, *arguments])
         try:
             runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
         except SystemExit as exit:
-            return f"exit: {exit.code}"
+            assert exit.code == 2
+            return f"exit: {capsys.readouterr().err.partition('error: ')[2].strip()}"
         return capsys.readouterr().out
 
     return call

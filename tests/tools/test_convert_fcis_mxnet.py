@@ -317,10 +317,11 @@ def test_files_that_cannot_be_read_or_written(params, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fcis.pth", "inside", "release.params"]
 
 
-def test_the_command_fails_with_one_line(tmp_path, monkeypatch):
+def test_the_command_fails_with_one_line(tmp_path, monkeypatch, capsys):
     source = tmp_path / "text.params"
     source.write_text("no weights")
     monkeypatch.setattr(sys, "argv", ["convert", str(source), str(tmp_path / "out.pth")])
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert str(stop.value).endswith("text.params ends after 10 bytes, inside the header: not a whole .params file")
+    message = capsys.readouterr().err
+    assert message.endswith("text.params ends after 10 bytes, inside the header: not a whole .params file\n")

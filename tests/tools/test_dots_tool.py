@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from tellapart import InputError
 from tellapart.data import register_coco_folder
 from tellapart.data.synthetic.dots import DOTS
+from tellapart.engine import job_runner
 from tellapart.engine.config_checks import load_config
 from tellapart.visualization.drawing import CAPTION_HEIGHT, MARGIN
 
@@ -62,7 +64,7 @@ def test_both_runs_the_picture_and_the_last_line(tmp_path, opts, monkeypatch, ru
 
 def test_a_run_that_fails_is_named(tmp_path, monkeypatch, run_tool):
     (tmp_path / "stub.py").write_text("import sys; sys.exit(3)")
-    monkeypatch.setattr(job_runner, "TRAIN_NET", tmp_path / "stub.py")
+    monkeypatch.setattr(job_runner, "TRAIN_COMMAND", [sys.executable, str(tmp_path / "stub.py")])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # put back what the tool changes
     printed = run_tool("dots.py", "--output", str(tmp_path / "out"))
     assert "coloring_dots" in printed and ".yaml with seed 1 failed (exit 3): see " in printed

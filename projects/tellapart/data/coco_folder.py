@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import math
@@ -11,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tellapart.errors import InputError
+from tellapart.errors import InputError, did_you_mean
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -266,8 +265,7 @@ def check_dataset(name: str) -> list[str]:
     """
     known = DatasetCatalog.list()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; --register NAME=JSON:IMAGES adds your own"
+        hint = did_you_mean(name, known, 3, cutoff=0.5) or "; --register NAME=JSON:IMAGES adds your own"
         raise InputError(f"There is no data set {name}{hint}")
     metadata = MetadataCatalog.get(name)
     ensure = metadata.get("tellapart_ensure", None)
