@@ -1,5 +1,5 @@
 # make train   sets up .venv and runs the main job;  make test   sets up .venv and runs the tests.
-# Needs: Python >= 3.9 with venv, make, the package index. Everything else is installed into .venv.
+# Needs: Python >= 3.10 with venv, make, the package index. Everything else is installed into .venv.
 PYTHON ?= python3
 VENV   ?= .venv
 CONFIG ?= configs/quick/fcis/fcis_R_18_shapes.yaml

@@ -184,14 +184,3 @@ def add_config(cfg: CfgNode) -> None:
     cfg.TEST.CONTACT_SHEET.NUM_IMAGES = 8
     # Predictions with a lower score are not drawn.
     cfg.TEST.CONTACT_SHEET.SCORE_THRESH = 0.5
-
-
-# Full config keys of earlier versions -> their new names.
-RENAMED_KEYS = {"MODEL.INSTANCE_FCN.CENTRE_TOLERANCE": "MODEL.INSTANCE_FCN.CENTER_TOLERANCE"}
-
-# Names of model parts (values of MODEL.*.NAME) of earlier versions -> their new names.
-RENAMED_VALUES = {
-    "NoClassifier": "PassThroughROIHeads",
-    "MaskedROIHeads": "MaskPooledROIHeads",
-    "build_vgg16_hole_backbone": "build_dilated_vgg16_backbone",
-}

@@ -6,7 +6,8 @@ import enum
 import importlib
 import inspect
 import pkgutil
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from .common import GOLDEN
 

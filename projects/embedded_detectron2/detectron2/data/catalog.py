@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import types
 from collections import UserDict
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 
 class _DatasetCatalog(UserDict):
