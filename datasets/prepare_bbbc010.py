@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""
-Makes the worm images of BBBC010 readable for Detectron2: `bbbc010_train` and `bbbc010_test`.
+"""Convert the worm images of BBBC010 to the COCO format: ``bbbc010_train`` and ``bbbc010_test``.
 
-Expects the collection's own layout (https://bbbc.broadinstitute.org/BBBC010) below ROOT/bbbc010:
+Expects the collection's original layout (https://bbbc.broadinstitute.org/BBBC010) below ROOT/bbbc010:
     BBBC010_v1_foreground/<well>_binary.png                          100 silhouettes, wells A01 to E04
-    BBBC010_v1_foreground_eachworm/<well>_<nn>_ground_truth.png      one mask a worm; worms may overlap
-The silhouette is the input image (8-bit grey, 0 and 255). The first 50 wells by name train, the last 50 test.
+    BBBC010_v1_foreground_eachworm/<well>_<nn>_ground_truth.png      one mask per worm; worms may overlap
+The silhouette is the input image (8-bit gray, 0 and 255). The first 50 wells by name are for training, the last 50 for
+testing.
 """
 
 from __future__ import annotations
@@ -27,14 +27,21 @@ logger = logging.getLogger("prepare_bbbc010")
 
 
 def prepare(source: Path, output: Path, align: bool = False) -> dict[str, tuple[int, int]]:
-    """
-    Checks `source` (the folder that holds the two of the collection) and writes `images/` and two JSONs to `output`.
+    """Check ``source`` (the folder with the collection's two folders); write ``images/`` and two JSON files to
+    ``output``.
 
-    As shipped, every silhouette lies one row below its worms' masks. `align` moves the silhouettes onto the masks;
-    without it they stay as others have used them. The masks are never changed.
+    In the original data, every silhouette is one row below the masks of its worms. The masks are never changed.
 
-    Returns: for "train" and "test" the numbers of images and of worms.
-    Raises: InputError: naming everything that is missing or odd in the tree.
+    Args:
+        source: folder of the original data.
+        output: folder to write to.
+        align: move the silhouettes onto the masks. By default they are not moved, as in published results.
+
+    Returns:
+        (number of images, number of worms) for "train" and "test".
+
+    Raises:
+        InputError: lists everything that is missing or unexpected in the folder.
     """
     problems = Problems(str(source))
     silhouettes = _by_well(source / SILHOUETTES, r"_binary\.png", problems)
@@ -46,29 +53,30 @@ def prepare(source: Path, output: Path, align: bool = False) -> dict[str, tuple[
             problems.add(f"well {well} has no worm {WORMS}/{well}_<nn>_ground_truth.png")
     for well in sorted({*silhouettes, *worms} - set(WELLS)):
         first = (silhouettes.get(well) or worms[well])[0]
-        problems.add(f"{first.parent.name}/{first.name} is of well {well}, which the collection does not have")
+        problems.add(f"{first.parent.name}/{first.name} is of well {well}, which is not in the collection")
     problems.check()
 
     writer = CocoWriter("worm", "BBBC010 C. elegans, wells sorted by name, first 50 train, last 50 test")
-    shifted, unlabelled = 0, []
+    num_shifted, unlabeled = 0, []
     for i, well in enumerate(WELLS):
         image, masks = _read_well(silhouettes[well][0], worms[well], problems)
-        if problems.found:
+        if problems.messages:
             continue
         covered = np.logical_or.reduce(masks)
         shift = min((0, 1, -1, 2, -2), key=lambda rows: np.count_nonzero(np.roll(image, rows, 0) ^ covered))
-        shifted += shift != 0
+        num_shifted += shift != 0
         moved = np.roll(image, shift, 0)
         if np.count_nonzero(moved & ~covered) > 0.02 * np.count_nonzero(image):
-            unlabelled.append(well)
+            unlabeled.append(well)
         split = "train" if i < 50 else "test"
         writer.add(split, f"{well}.png", (moved if align else image).astype(np.uint8) * 255, masks)
     problems.check()
-    if shifted:
-        state = "moved onto them" if align else "left as shipped (--align moves them)"
-        logger.info("%d of %d silhouettes lie a row or two off their worms' masks: %s", shifted, len(WELLS), state)
-    if unlabelled:
-        logger.info("%d wells have silhouettes of worms without a mask: %s", len(unlabelled), " ".join(unlabelled))
+    if num_shifted:
+        state = "moved onto them" if align else "not moved (--align moves them)"
+        logger.info("%d of %d silhouettes are a row or two off the masks of their worms: %s", num_shifted, len(WELLS),
+        state)
+    if unlabeled:
+        logger.info("%d wells have worms in the silhouette without a mask: %s", len(unlabeled), " ".join(unlabeled))
     return writer.write(output)
 
 
@@ -82,12 +90,12 @@ def _by_well(folder: Path, ending: str, problems: Problems) -> dict[str, list[Pa
         if match:
             files[match[1]].append(path)
         elif not path.name.startswith(".") and path.name != "Thumbs.db":
-            problems.add(f"{folder.name}/{path.name} is not named like the collection's files")
+            problems.add(f"{folder.name}/{path.name} has a name that the collection does not use")
     return dict(files)
 
 
 def _read_well(silhouette: Path, worms: list[Path], problems: Problems) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The silhouette and the worms' masks, bool (H, W) each."""
+    """Return the silhouette and the masks of the worms, bool (H, W) each."""
     pixels = problems.read(silhouette)
     image = np.zeros((1, 1), bool) if pixels is None else binary_mask(pixels)
     masks = []

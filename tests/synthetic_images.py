@@ -1,4 +1,4 @@
-"""What tests of whole models share: images of noise in which boxes are the objects, and what to expect of results."""
+"""Shared by the tests of whole models: noise images whose objects are boxes, and checks of predicted instances."""
 
 from __future__ import annotations
 
@@ -11,30 +11,38 @@ from detectron2.utils.events import EventStorage
 
 
 def annotated(height: int, width: int, boxes: list, masks: str = "bitmask") -> dict:
-    """An image of noise; each box is filled by its instance."""
+    """An input dict: a noise image with one instance per box, which fills the box.
+
+    Args:
+        height, width: of the image. The output's height is twice that of the image.
+        boxes: XYXY in pixels, may be empty.
+        masks: "bitmask" or "polygon".
+    """
     image = torch.randint(0, 255, (3, height, width), generator=torch.Generator().manual_seed(height))
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     polygons = [[np.array([a, b, c, b, c, d, a, d])] for a, b, c, d in boxes.double().tolist()]
-    made = PolygonMasks(polygons) if masks == "polygon" else BitMasks.from_polygon_masks(polygons, height, width)
-    truth = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.arange(len(boxes)) % 3, gt_masks=made)
-    return {"image": image.to(torch.uint8), "height": 2 * height, "width": width, "instances": truth}
+    gt_masks = PolygonMasks(polygons) if masks == "polygon" else BitMasks.from_polygon_masks(polygons, height, width)
+    gt_classes = torch.arange(len(boxes)) % 3
+    gt = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=gt_classes, gt_masks=gt_masks)
+    return {"image": image.to(torch.uint8), "height": 2 * height, "width": width, "instances": gt}
 
 
 def batch(masks: str = "bitmask") -> list[dict]:
-    """Images of unequal odd sizes, the second without any object."""
+    """Two images of different odd sizes, the second without objects."""
     return [annotated(97, 111, [[4, 4, 42, 44], [50, 30, 92, 66]], masks), annotated(63, 80, [], masks)]
 
 
 def losses_of(net, inputs: list[dict]) -> dict[str, torch.Tensor]:
+    """The losses of a model in training; the inputs stay as they are."""
     with EventStorage(0):
         return net.train()(copy.deepcopy(inputs))
 
 
-def check_instances(found: Instances, size: tuple[int, int]) -> None:
-    """Full-size masks, tight boxes, falling scores: what evaluators, visualizers and trackers read."""
-    assert found.image_size == size and found.pred_masks.shape == (len(found), *size)
-    assert found.pred_masks.dtype == torch.bool and found.pred_classes.dtype == torch.int64
-    assert (found.scores[:-1] >= found.scores[1:]).all()
-    for mask, box in zip(found.pred_masks, found.pred_boxes.tensor):
+def check_instances(instances: Instances, size: tuple[int, int]) -> None:
+    """Check for what evaluators and visualizers need: full-size masks, tight boxes, sorted scores."""
+    assert instances.image_size == size and instances.pred_masks.shape == (len(instances), *size)
+    assert instances.pred_masks.dtype == torch.bool and instances.pred_classes.dtype == torch.int64
+    assert (instances.scores[:-1] >= instances.scores[1:]).all()
+    for mask, box in zip(instances.pred_masks, instances.pred_boxes.tensor):
         rows, columns = mask.nonzero().unbind(1)
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]

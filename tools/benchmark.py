@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""How fast, and in how much memory: each part beside its alternative, in the same run, as a ratio.
+"""Measure time and memory of parts of the methods beside an alternative, in the same run, as a ratio.
 
     python tools/benchmark.py               # all
-    python tools/benchmark.py assemble      # FCIS's assembling: embedding_bag, gather, torchvision's ps_roi_align
+    python tools/benchmark.py assemble      # PSRoI assembling: embedding_bag, gather, torchvision's ps_roi_align
     python tools/benchmark.py memory        # peak memory of scoring 600 regions of 81 categories: in chunks, at once
     python tools/benchmark.py voting        # mask voting: all detections at once, one by one
     python tools/benchmark.py windows       # masks of 100 windows: InstanceFCN's score maps, the DeepMask-style head
     python tools/benchmark.py semiconv      # a training step of Mask R-CNN, without and with the operators
 
-Times are medians over several runs; they hang on the machine, the ratios hardly.
+Times are medians over several runs. Absolute times depend on the machine, ratios much less.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tellapart.fcis import MaskVoting
 from tellapart.fcis.mask_voting import vote
 from tellapart.fcis.roi_heads import FCISROIHeads
 from tellapart.instance_fcn.heads import DeepMaskHead, InstanceSensitiveHead
-from tellapart.instance_fcn.windows import centred_windows
+from tellapart.instance_fcn.windows import centered_windows
 from tellapart.position_sensitive import assemble
 
 import torch
@@ -42,8 +42,8 @@ GRID, RESOLUTION, CLASSES, STRIDE = 7, 21, 80, 16  # the paper's
 MAP_SIZE = (38, 63)  # height and width of the maps of a 600 x 1000 image
 
 
-def made_boxes(count: int) -> torch.Tensor:
-    """(count, 4) XYXY boxes of 32 to 400 px in a 600 x 1000 image, always the same."""
+def random_boxes(count: int) -> torch.Tensor:
+    """Return boxes with sides of 32 to 400 px in a 600 x 1000 image, (count, 4) XYXY; the same at every call."""
     generator = torch.Generator().manual_seed(0)
     sides = 32 + 368 * torch.rand((count, 2), generator=generator)
     corner = torch.rand((count, 2), generator=generator) * (torch.tensor([1000.0, 600.0]) - sides)
@@ -51,27 +51,27 @@ def made_boxes(count: int) -> torch.Tensor:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Median time of a call."""
+    """Return the median time of a call in seconds."""
     timer = Timer("f()", globals={"f": function}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=2.0).median
 
 
 def report(rows: list[tuple[str, float]], unit: str = "s") -> None:
-    """Each row with its ratio to the first."""
+    """Print each row with its ratio to the first."""
     for name, value in rows:
         print(f"  {name:58s} {value:9.4f} {unit}   {value / rows[0][1]:6.2f} x")
 
 
 def benchmark_assemble() -> None:
-    """300 regions of 81 categories; ``ps_roi_align`` takes a call for each of the 3 x 3 cells of a bin."""
+    """Assemble 300 regions of 81 categories; ``ps_roi_align`` needs one call for each of the 3 x 3 cells of a bin."""
     columns = 2 * (CLASSES + 1)
     maps = torch.randn((1, GRID * GRID * columns, *MAP_SIZE)).contiguous(memory_format=torch.channels_last)
-    rois = torch.cat((torch.zeros(300, 1), made_boxes(300)), 1)
+    rois = torch.cat((torch.zeros(300, 1), random_boxes(300)), 1)
 
     def shifted() -> torch.Tensor:
         cell = (rois[:, 3:] - rois[:, 1:3]) / RESOLUTION
         grids = []
-        for row in (-1, 0, 1):  # all bins' upper, middle, lower cells
+        for row in (-1, 0, 1):  # upper, middle and lower cells of all bins
             for column in (-1, 0, 1):
                 shift = torch.stack((column * cell[:, 0], row * cell[:, 1]), 1)
                 moved = torch.cat((rois[:, :1], rois[:, 1:] + shift.repeat(1, 2)), 1)
@@ -79,7 +79,7 @@ def benchmark_assemble() -> None:
         grids = torch.stack(grids, 2).unflatten(2, (3, 3))  # (R, D, 3, 3, k, k)
         return grids.permute(0, 1, 4, 2, 5, 3).reshape(len(rois), columns, RESOLUTION, RESOLUTION)
 
-    # torchvision's channel order is quantity, row, column
+    # torchvision's channel order is (output channel, row, column)
     theirs = maps.unflatten(1, (GRID * GRID, columns)).transpose(1, 2).flatten(1, 2).contiguous()
     arguments = (maps, rois, 1 / STRIDE, GRID, RESOLUTION)
     difference = (shifted() - assemble(*arguments)).abs().max().item()
@@ -97,7 +97,7 @@ def benchmark_assemble() -> None:
 
 
 def _peak_mib() -> float:
-    """The most memory that this process has had (Linux)."""
+    """Return the peak memory of this process in MiB (Linux only)."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
@@ -109,16 +109,16 @@ def _peak_of_scoring(chunk_size: int, pipe) -> None:
     heads = FCISROIHeads(cfg, {"res5": ShapeSpec(channels=64, stride=STRIDE)}).eval()
     with torch.no_grad():
         maps = heads.position_sensitive_maps([torch.randn(1, 64, *MAP_SIZE)])
-        heads.score_regions(maps, [Boxes(made_boxes(10))])  # what libraries load at their first call is not counted
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        heads.score_regions(maps, [Boxes(random_boxes(10))])  # libraries allocate memory at the first call
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _peak_mib()
-        heads.score_regions(maps, [Boxes(made_boxes(600))])
+        heads.score_regions(maps, [Boxes(random_boxes(600))])
     pipe.send(_peak_mib() - before)
 
 
 def benchmark_memory() -> None:
-    """Growth of the process's peak memory, each variant in a process of its own."""
-    print("memory: growth of the peak while 600 regions of 81 categories are scored (maps apart)")
+    """Compare the growth of the peak memory; each variant runs in its own process."""
+    print("memory: growth of the peak while 600 regions of 81 categories are scored (without the maps)")
     rows = []
     for name, chunk_size in (("in chunks of 100 (MODEL.FCIS.CHUNK_SIZE)", 100), ("all grids at once", 600)):
         ours, theirs = multiprocessing.Pipe()
@@ -130,15 +130,15 @@ def benchmark_memory() -> None:
 
 
 def benchmark_voting() -> None:
-    """Masks of 100 detections by 600 candidates in a 600 x 1000 image."""
+    """Vote on the masks of 100 detections with 600 candidates in a 600 x 1000 image."""
     generator = torch.Generator().manual_seed(1)
-    boxes = made_boxes(60).repeat(10, 1) + 6 * torch.randn((600, 4), generator=generator)
+    boxes = random_boxes(60).repeat(10, 1) + 6 * torch.randn((600, 4), generator=generator)
     boxes = Boxes(boxes)
     boxes.clip((600, 1000))
     masks = torch.rand((600, RESOLUTION, RESOLUTION), generator=generator)
     scores = torch.rand((600, CLASSES), generator=generator) ** 8
-    found = MaskVoting()(boxes.tensor, scores, masks, (600, 1000))
-    kept = boxes.tensor[: len(found)]
+    detections = MaskVoting()(boxes.tensor, scores, masks, (600, 1000))
+    kept = boxes.tensor[: len(detections)]
     weights = (torch.rand((len(kept), 600), generator=generator) < 10 / 600).float()
 
     def one_by_one() -> list[torch.Tensor]:
@@ -154,34 +154,34 @@ def benchmark_voting() -> None:
 
 
 def benchmark_windows() -> None:
-    """The paper's sizes: features of 512 channels and stride 8, windows of 21 x 21, k 5; 56 x 56 masks of DeepMask."""
+    """Compare both heads in the paper's sizes: 512 channels, stride 8, windows of 21 x 21, k = 5; DeepMask 56 x 56."""
     height, width = 75, 125  # of a 600 x 1000 image
     features = [torch.randn(1, 512, height, width)]
-    everything = centred_windows(0, 0, (height, width), 21)
-    some = everything[torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))[:100]]
+    all_windows = centered_windows(0, 0, (height, width), 21)
+    windows_100 = all_windows[torch.randperm(len(all_windows), generator=torch.Generator().manual_seed(0))[:100]]
     ours = InstanceSensitiveHead(in_channels=512, conv_dim=512, grid_size=5, window_size=21)
     theirs = DeepMaskHead(in_channels=512, hidden_dim=512, window_size=21, mask_resolution=56)
     counts = [sum(p.numel() for p in head.parameters()) for head in (ours, theirs)]
-    print(f"windows: 600 x 1000 px, {len(everything)} windows; {counts[0]:,} and {counts[1]:,} parameters")
+    print(f"windows: 600 x 1000 px, {len(all_windows)} windows; {counts[0]:,} and {counts[1]:,} parameters")
 
     def run(head: torch.nn.Module, windows: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return head.masks(head(features), windows)[0]
+            return head.predict_masks(head(features), windows)[0]
 
     report(
         [
-            ("score maps, 100 windows assembled", seconds(lambda: run(ours, some))),
-            ("score maps, all windows assembled", seconds(lambda: run(ours, everything))),
-            ("DeepMask-style, 100 windows", seconds(lambda: run(theirs, some))),
+            ("score maps, 100 windows assembled", seconds(lambda: run(ours, windows_100))),
+            ("score maps, all windows assembled", seconds(lambda: run(ours, all_windows))),
+            ("DeepMask-style, 100 windows", seconds(lambda: run(theirs, windows_100))),
         ]
     )
 
 
 def benchmark_semiconv() -> None:
-    """The quick configs for BBBC010, two crops of random pixels with 20 random boxes as instances."""
+    """Compare training steps of the quick BBBC010 configs on two random crops with 20 box-shaped instances each."""
     inputs = []
     for seed in (0, 1):
-        boxes = Boxes(made_boxes(20) * 0.3 + seed)
+        boxes = Boxes(random_boxes(20) * 0.3 + seed)
         boxes.clip((256, 256))
         truth = Instances((256, 256), gt_boxes=boxes, gt_classes=torch.zeros(20, dtype=torch.int64))
         masks = torch.zeros(20, 256, 256, dtype=torch.bool)
@@ -191,7 +191,7 @@ def benchmark_semiconv() -> None:
         inputs.append({"image": torch.randint(0, 255, (3, 256, 256), dtype=torch.uint8), "instances": truth})
     rows = []
     for name, config in (("Mask R-CNN", "mask_rcnn"), ("with semi-convolutional operators", "semiconv")):
-        path = Path(__file__).resolve().parents[1] / "configs" / "quick" / f"{config}_R_18_FPN_bbbc010.yaml"
+        path = Path(__file__).resolve().parents[1] / "configs" / "quick" / config / f"{config}_R_18_FPN_bbbc010.yaml"
         model = build_model(load_config(str(path), ["MODEL.DEVICE", "cpu"])).train()
 
         def step(model: torch.nn.Module = model) -> None:
@@ -213,10 +213,10 @@ PARTS = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
-    chosen = parser.parse_args().parts or list(PARTS)
-    if set(chosen) - set(PARTS):
-        parser.error(f"no part {sorted(set(chosen) - set(PARTS))}, wanted some of {list(PARTS)}")
+    names = parser.parse_args().parts or list(PARTS)
+    if set(names) - set(PARTS):
+        parser.error(f"no part {sorted(set(names) - set(PARTS))}, expected some of {list(PARTS)}")
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
-    for part in chosen:
+    for part in names:
         PARTS[part]()

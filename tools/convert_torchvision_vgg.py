@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""torchvision's VGG-16 weights (plain or with batch norm) as a checkpoint for ``build_dilated_vgg16_backbone``.
+"""Convert torchvision's VGG-16 weights (plain or with batch norm) to a checkpoint for build_dilated_vgg16_backbone.
 
     python -c "import torch, torchvision as tv; torch.save(tv.models.vgg16(weights='DEFAULT').state_dict(), 'tv.pth')"
     python tools/convert_torchvision_vgg.py tv.pth vgg16.pth
@@ -11,17 +11,16 @@ import argparse
 import pickle
 
 from tellapart.backbones.vgg import from_torchvision
-from tellapart.engine.checkpoint import AtomicPathManager
 from tellapart.errors import InputError, run_command
+from tellapart.files import atomic_file
 
 import torch
-from iopath.common.file_io import g_pathmgr
 
 
 def main() -> None:
-    """Read, rename, write."""
+    """Convert the file named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="a state dict that torch.save wrote")
+    parser.add_argument("source", help="a state dict written by torch.save")
     parser.add_argument("output", help="the checkpoint to write, *.pth")
     args = parser.parse_args()
     try:
@@ -31,7 +30,7 @@ def main() -> None:
         raise InputError(f"{args.source} can't be read: {error}") from error
     except InputError as error:
         raise InputError(f"{args.source}: {error}") from error
-    with AtomicPathManager(g_pathmgr).open(args.output, "wb") as file:
+    with atomic_file(args.output, "wb") as file:
         torch.save({"model": converted, "__author__": "torchvision"}, file)
     print(f"wrote {args.output}: {len(converted)} tensors")
 

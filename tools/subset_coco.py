@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The first N images of a COCO JSON as a JSON of their own, to overfit on or to try a config with.
+"""Write the first N images of a COCO JSON file to a new file, for example to overfit on them.
 
     python tools/subset_coco.py instances_train2017.json 16 output/first_16.json
 """
@@ -10,29 +10,30 @@ import argparse
 import json
 from pathlib import Path
 
-from tellapart.data.prepared import write_json
 from tellapart.errors import InputError, run_command
+from tellapart.files import write_json
 
 
 def subset(source: Path, count: int) -> dict:
-    """The content of ``source`` cut to its first ``count`` images and their annotations; all categories stay.
+    """Return the content of ``source`` with its first ``count`` images, their annotations, and all categories.
 
     Raises:
-        InputError: no such file, no COCO JSON, fewer images, or none wanted.
+        InputError: the file does not exist or is not a COCO JSON, or ``count`` is not between 1 and its number of
+        images.
     """
     try:
         coco = json.loads(source.read_text())
         images, annotations = coco["images"], coco["annotations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{source} is no COCO JSON: {type(error).__name__} {error}") from error
+        raise InputError(f"{source} is not a COCO JSON: {type(error).__name__} {error}") from error
     if not 1 <= count <= len(images):
-        raise InputError(f"{source} has {len(images)} images, wanted {count}")
+        raise InputError(f"{source} has {len(images)} images, but {count} are requested")
     kept = {image["id"] for image in images[:count]}
     return {**coco, "images": images[:count], "annotations": [a for a in annotations if a["image_id"] in kept]}
 
 
 def main() -> None:
-    """Read the arguments, write the file."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("count", type=int, metavar="N")

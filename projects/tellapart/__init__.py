@@ -1,8 +1,8 @@
 """Tellapart: position-aware instance segmentation for Detectron2.
 
-``import tellapart`` registers its parts in Detectron2's registries and catalogs; ``tellapart.add_config(cfg)`` adds its
-keys to a Detectron2 config. An installed ``detectron2`` is always the one used; where there is none, the embedded one
-beside this package is put on the path.
+``import tellapart`` registers the models in Detectron2's registries and the data sets in its catalogs.
+``tellapart.add_config(cfg)`` adds Tellapart's keys to a Detectron2 config. If ``detectron2`` is installed, it is used.
+Otherwise the embedded replacement beside this package is added to ``sys.path``.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 
 def _ensure_detectron2() -> None:
-    """Put the embedded detectron2 on the path if no other can be imported; say so in one log line."""
+    """Add the embedded detectron2 to ``sys.path`` if no other one can be imported, and log that."""
     if importlib.util.find_spec("detectron2") is not None:
         return
     embedded = Path(__file__).resolve().parent.parent / "embedded_detectron2"
-    # last on the path: one that gets installed later wins
+    # At the end of the path, so that a detectron2 that is installed later takes precedence.
     sys.path.append(str(embedded))
     logging.getLogger(__name__).warning("detectron2 is not installed: using the embedded one in %s", embedded)
 
 
 _ensure_detectron2()
 
-from . import backbones, coloring, data, fcis, instance_fcn, semiconv  # noqa: E402, F401  (registers data sets and models)
-from .config import add_config  # noqa: E402
-from .errors import InputError  # noqa: E402
+with warnings.catch_warnings():
+    # fvcore.nn compiles its losses with torch.jit.script when it is imported, which recent PyTorch versions deprecate.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+    from . import backbones, coloring, data, fcis, instance_fcn, model_zoo, semiconv  # noqa: F401  (registers models)
+    from .config import add_config
+    from .errors import InputError
 
 __all__ = ["InputError", "add_config"]
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Gradients of 0 for what is computed and not used."""
+"""Small helpers for gradients."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from torch import Tensor
 
 
 def zero_with_grad(tensors: Iterable[Tensor]) -> Tensor | int:
-    """0, but a part of the tensors' graphs: added to a loss it gives a gradient of 0 to all that made them, where
-    distributed training would stop at a parameter without any. It reads no value, since 0 times one that is not finite
-    is not 0."""
+    """Return a zero that keeps the tensors in the autograd graph, to be added to a loss.
+
+    The parameters behind the tensors then receive a zero gradient instead of none, which DistributedDataParallel (DDP)
+    needs. The values of the tensors are not used, so that the result is zero even where they are infinite or NaN.
+
+    Args:
+        tensors: of any shapes, for example the feature maps that no head reads.
+
+    Returns:
+        A scalar tensor, or the number 0 if there are no tensors.
+    """
     return sum(tensor.flatten()[:0].sum() for tensor in tensors)
 
 
@@ -27,5 +35,5 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """``x``, whose gradient will be multiplied by ``factor``."""
+    """Return ``x`` unchanged, and multiply its gradient by ``factor`` in the backward pass."""
     return _ScaledGradient.apply(x, factor)

@@ -1,130 +1,186 @@
-"""Every config key that Tellapart adds to Detectron2's."""
+"""The config keys that Tellapart adds to Detectron2's, and the keys and values that have been renamed."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+# Old full key -> new full key. A config that still has the old one gets a message that names the new one.
+RENAMED_KEYS: dict[str, str] = {
+    "MODEL.INSTANCE_FCN.CENTRE_TOLERANCE": "MODEL.INSTANCE_FCN.CENTER_TOLERANCE",
+}
+
+# Old registered name -> new one, for keys such as MODEL.ROI_HEADS.NAME that hold the name of a registered class.
+RENAMED_VALUES: dict[str, str] = {
+    "MaskedROIHeads": "MaskPooledROIHeads",
+    "NoClassifier": "PassThroughROIHeads",
+    "build_vgg16_hole_backbone": "build_dilated_vgg16_backbone",
+}
+
 
 def add_config(cfg: CfgNode) -> None:
-    """Add Tellapart's keys, with their defaults, to ``cfg`` in place."""
-    # An image that cannot be read stops the run with a message that names it; True: warn, skip and count it.
+    """Add Tellapart's keys, with their defaults, to ``cfg`` in place.
+
+    Each key's comment says what it is, its unit, and where the default comes from: a section of the paper, the authors'
+    code, or our own choice. Lengths are in pixels of the network's input image unless the comment says otherwise.
+    """
+    # False: an image that cannot be read stops the run with a message that names it. True: such images are skipped with
+    # a warning and counted. False by default, so that no data is lost unnoticed.
     cfg.DATALOADER.SKIP_BAD_IMAGES = False
 
-    # SGD is Detectron2's; ADAMW (decoupled weight decay) learns faster from random weights in a short run.
+    # "SGD", as in Detectron2 and in all three papers, or "ADAMW" (Adam with decoupled weight decay), which learns
+    # faster from random weights in short runs.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
-    # [prefix, factor] pairs: parameters whose name starts with the prefix learn with BASE_LR times the factor.
+    # List of [prefix, factor]: parameters whose name starts with the prefix have the learning rate BASE_LR * factor.
+    # Empty by default: one learning rate for all.
     cfg.SOLVER.LR_FACTORS = []
 
-    # FCIS (Li et al., 2017), defaults of the paper. Its other constants are keys that Detectron2 has, set in
-    # configs/FCIS/Base-FCIS.yaml: regions an image, their share of foreground, IoU thresholds, NMS, ...
+    # ------------------------------------------------------------------------------------------------------- FCIS
+    # Li et al., 2017; the defaults are the paper's or those of the authors' code. FCIS's other constants (regions per
+    # image, fraction of foreground regions, IoU thresholds, NMS) are Detectron2's own keys; configs/FCIS/Base-FCIS.yaml
+    # sets them.
     cfg.MODEL.FCIS = CfgNode()
-    # k: score maps for k x k relative positions. 1: no position, the paper's translation-invariant ablation.
+    # k: there is one score map for each of k x k relative positions (section 2.1). 1 is the paper's ablation without
+    # positions.
     cfg.MODEL.FCIS.GRID_SIZE = 7
-    # m: a region is assembled on m x m cells, m at least k.
+    # m: PSRoI pooling turns each region into m x m cells. m must be at least k. The default is that of the authors'
+    # code.
     cfg.MODEL.FCIS.RESOLUTION = 21
-    # "aligned": bilinear, nothing rounded; "pool": the official rounding and averaging (for the official weights).
+    # How a cell reads its score map. "aligned": bilinear interpolation without rounding, as ROIAlign (our default).
+    # "pool": the authors' rounding and averaging, as ROIPool; needed with their weights.
     cfg.MODEL.FCIS.SAMPLING = "aligned"
-    # Convolutions with ReLU between the backbone and the maps: channels of each, kernel size in pixels, norm.
+    # Convolutions with ReLU between the backbone and the score maps: output channels of each, kernel size in feature
+    # pixels, and norm ("": none). The defaults are the paper's: one 1x1 convolution to 1024 channels (section 2.3).
     cfg.MODEL.FCIS.CONV_DIMS = [1024]
     cfg.MODEL.FCIS.CONV_KERNEL = 1
     cfg.MODEL.FCIS.NORM = ""
-    # Train on the ROI_HEADS.BATCH_SIZE_PER_IMAGE regions of highest loss (of all), instead of a sample of that size.
+    # Online hard example mining, as in the paper's COCO experiments (section 2.3): True trains on the
+    # ROI_HEADS.BATCH_SIZE_PER_IMAGE regions of highest loss of each image, False on a random sample of that size.
     cfg.MODEL.FCIS.OHEM = False
-    # Factors on the losses of masks and boxes (instead of ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT); categories have 1.
+    # Weights of the mask loss and of the box loss; the class loss has weight 1. The defaults are those of the authors'
+    # code. ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT is not used.
     cfg.MODEL.FCIS.SEG_LOSS_WEIGHT = 10.0
     cfg.MODEL.FCIS.BOX_LOSS_WEIGHT = 1.0
-    # A cell of a mask target is foreground from this share on; a predicted mask from this probability, and a voted one
-    # from this share of votes.
+    # One threshold, used three times as in the authors' code. Training: a cell of a mask target is foreground if at
+    # least this fraction of it is. Inference: a candidate's cell is foreground from this probability, and a pixel of a
+    # detection from this fraction of the votes.
     cfg.MODEL.FCIS.MASK_THRESH = 0.4
-    # Inference: 2 scores the proposals and the boxes regressed from them.
+    # Inference: how often regions are scored. 1: the proposals only. 2: also the boxes regressed from them, which
+    # doubles the number of candidates; the paper's (section 2.3).
     cfg.MODEL.FCIS.NUM_ROUNDS = 2
-    # Inference: candidates of at least this box IoU with a detection vote on its mask; 1: it alone, and its equals.
+    # Inference, mask voting (section 2.3): candidates whose box IoU with a detection is at least this vote on its mask.
+    # At 1 only the detection itself and candidates with the same box vote.
     cfg.MODEL.FCIS.VOTE_IOU = 0.5
-    # Inference: regions assembled at once; a matter of memory only.
+    # Inference: number of regions that are pooled at once. It limits memory and does not change the result.
     cfg.MODEL.FCIS.CHUNK_SIZE = 100
 
-    # VGG-16 with holes: which of conv1 to conv5 to return; "" or the norm of VGG-16-BN.
+    # --------------------------------------------------------------------------------------------- dilated VGG-16
+    # The backbone of InstanceFCN (section 4). Stages to return, of "conv1" to "conv5"; and the norm: "" for VGG-16
+    # (the paper's), "BN" or "FrozenBN" for VGG-16-BN.
     cfg.MODEL.VGG = CfgNode()
     cfg.MODEL.VGG.OUT_FEATURES = ["conv5"]
     cfg.MODEL.VGG.NORM = ""
 
-    # InstanceFCN (Dai et al., 2016), defaults of the paper where it says.
+    # ------------------------------------------------------------------------------------------------ InstanceFCN
+    # Dai et al., 2016; the defaults are the paper's where it gives a value.
     cfg.MODEL.INSTANCE_FCN = CfgNode()
-    # One feature map, or several levels of a pyramid, fine to coarse: they share the branches.
+    # One feature map (the paper's), or several levels of a pyramid from fine to coarse. Levels share all layers.
     cfg.MODEL.INSTANCE_FCN.IN_FEATURES = ["conv5"]
-    # What predicts a window's mask: InstanceSensitiveHead, or DeepMaskHead, the baseline the paper argues against.
+    # The head that predicts the masks of windows: "InstanceSensitiveHead" (section 3.1), or "DeepMaskHead", the
+    # fully-connected head that the paper compares with.
     cfg.MODEL.INSTANCE_FCN.MASK_HEAD = "InstanceSensitiveHead"
-    # k: score maps for k x k relative positions.
+    # k: there is one score map for each of k x k relative positions (section 3.1).
     cfg.MODEL.INSTANCE_FCN.GRID_SIZE = 5
-    # m: a window's side, and from one window to the next, in feature pixels.
+    # m, the height and width of a window, and the distance between neighboring windows, both in feature pixels. At
+    # stride 8, 21 feature pixels are 168 image pixels (section 4).
     cfg.MODEL.INSTANCE_FCN.WINDOW_SIZE = 21
     cfg.MODEL.INSTANCE_FCN.WINDOW_STRIDE = 1
-    # Channels of the branches' first convolutions, and of DeepMaskHead's hidden layer; DeepMaskHead's outputs a side.
+    # Channels of the first convolution of each branch (section 4) and of DeepMaskHead's hidden layer.
     cfg.MODEL.INSTANCE_FCN.CONV_DIM = 512
+    # Height and width of DeepMaskHead's masks, in cells.
     cfg.MODEL.INSTANCE_FCN.DEEPMASK_RESOLUTION = 56
-    # "iou": a window is positive from the second IoU with an instance's box on, negative below the first. Windows are
-    # square: with a box of aspect ratio r (longer by shorter side) none has more than 1 / (2 sqrt(r) - 1). So at 0.5
-    # boxes of r > 2.25 never have a positive window, and at 0.3 those of r > 4.7 have negative ones only; the rule
-    # "deepmask" has no such limit.
+    # Which windows are positive. "iou" (our default): by the IoU of the window and an instance's box: at least the
+    # second threshold is positive, less than the first is negative, between them is ignored. Windows are square, so
+    # their IoU with a box of aspect ratio r (longer / shorter side) is at most 1 / (2 sqrt(r) - 1): with 0.5, boxes of
+    # r > 2.25 never get a positive window; with 0.3, boxes of r > 4.7 only have negative ones. "deepmask" has no such
+    # limit.
     cfg.MODEL.INSTANCE_FCN.LABEL_RULE = "iou"
     cfg.MODEL.INSTANCE_FCN.IOU_THRESHOLDS = [0.3, 0.5]
-    # "deepmask": positive if the instance's centre is so near in both axes, and its longer side within the band, as
-    # shares of the window's side; ignored within twice that.
+    # "deepmask" (Pinheiro et al., 2015): a window is positive if the offsets of the instance's center in x and in y are
+    # at most CENTER_TOLERANCE, and the longer side of its box is within SIZE_BAND, both as fractions of the window's
+    # side. Windows that pass with both tolerances doubled are ignored.
     cfg.MODEL.INSTANCE_FCN.CENTER_TOLERANCE = 0.125
     cfg.MODEL.INSTANCE_FCN.SIZE_BAND = [0.5, 1.0]
-    # A cell of a mask target is foreground from this share on.
+    # A cell of a mask target is foreground if at least this fraction of it is.
     cfg.MODEL.INSTANCE_FCN.MASK_THRESH = 0.5
-    # Windows sampled for the losses, at most which share positive, and the factor on the masks' loss.
+    # Training: number of windows sampled per image, and the largest fraction of them that is positive (section 4).
     cfg.MODEL.INSTANCE_FCN.BATCH_SIZE_PER_IMAGE = 256
     cfg.MODEL.INSTANCE_FCN.POSITIVE_FRACTION = 0.5
+    # Weight of the mask loss; the objectness loss has weight 1.
     cfg.MODEL.INSTANCE_FCN.MASK_LOSS_WEIGHT = 1.0
-    # Inference: factors on the input image; the paper's are 1.5^-4 to 1.5^1.
+    # Inference: the input image is resized by each of these factors, and the proposals of all sizes are merged. The
+    # paper has 1.5^-4 to 1.5^1 (section 4); one factor by default, for speed.
     cfg.MODEL.INSTANCE_FCN.TEST_SCALES = [1.0]
-    # Inference: windows assembled, of each level and scale; box IoU of the NMS; proposals kept.
+    # Inference: number of windows per level and image size whose masks are assembled (our choice).
     cfg.MODEL.INSTANCE_FCN.TOPK_PER_LEVEL = 1000
+    # Inference: box IoU above which NMS removes the proposal of lower score (section 4), and the number of proposals
+    # kept per image.
     cfg.MODEL.INSTANCE_FCN.NMS_THRESH = 0.8
     cfg.MODEL.INSTANCE_FCN.POST_NMS_TOPK = 1000
-    # Inference: rank by "objectness" (the paper), or by its "product" with the mask's mean foreground probability.
+    # Inference: the score of a proposal. "objectness" (the paper's), or "product": objectness times the mean foreground
+    # probability of the mask.
     cfg.MODEL.INSTANCE_FCN.SCORE = "objectness"
 
-    # Semi-convolutional operators (Novotny et al., 2018), defaults of the paper where it says.
+    # ------------------------------------------------------------------------------ semi-convolutional operators
+    # Novotny et al., 2018; the defaults are the paper's where it gives a value.
     cfg.MODEL.SEMICONV = CfgNode()
-    # D, the first two of which are geometric; channels between the predictor's convolutions.
+    # D, the number of embedding dimensions: the first two are geometric (x, y), the others describe appearance.
     cfg.MODEL.SEMICONV.EMBEDDING_DIM = 8
+    # Channels between the two convolutions that predict the embedding Phi.
     cfg.MODEL.SEMICONV.CONV_DIM = 256
-    # "additive": Psi = (x, y, 0, ...) + Phi; "convolutional": Psi = Phi, without the pixel's place.
+    # "additive": Psi = (x, y, 0, ...) + Phi (section 3.2). "convolutional": Psi = Phi, the paper's counterexample
+    # without coordinates.
     cfg.MODEL.SEMICONV.MIXING = "additive"
-    # x and y are pixels of the input image divided by this.
+    # Pixels of the input image per unit of x and y, so that coordinates have about the range of a layer's output (our
+    # choice).
     cfg.MODEL.SEMICONV.PIXELS_PER_UNIT = 32.0
-    # LaplacianKernel, GaussianKernel or SteeredBilateralKernel, and its (first) width in units of the embedding.
+    # "LaplacianKernel" (the one that the paper uses), "GaussianKernel" or "SteeredBilateralKernel" (section 3.3); and
+    # its width in units of the embedding. For SteeredBilateralKernel this is the width of the geometric part; the
+    # Gaussian's width is fixed, those of the other two are learned from this initial value.
     cfg.MODEL.SEMICONV.KERNEL = "LaplacianKernel"
     cfg.MODEL.SEMICONV.SIGMA = 1.0
-    # The seed of a region at inference: "soft", an expectation over its pixels as in training, or "hard", the best one.
+    # Inference: the seed embedding of a region (section 3.4). "soft": the mean over its pixels, weighted by their
+    # probabilities, as in training. "hard": the embedding of its most likely pixel.
     cfg.MODEL.SEMICONV.SEED = "soft"
-    # Factor on the gradient from the embeddings into the features.
+    # Factor on the gradient that the embeddings send back into the features; the paper's, so that the RPN is not
+    # disturbed.
     cfg.MODEL.SEMICONV.GRADIENT_SCALE = 0.1
-    # Factors on the losses: embeddings over the image (equation 5), and the kernel against each region's mask.
+    # Weights of the embedding loss over the whole image (equation 5), and of the cross-entropy between the kernel and
+    # each region's mask.
     cfg.MODEL.SEMICONV.EMBEDDING_LOSS_WEIGHT = 1.0
     cfg.MODEL.SEMICONV.KERNEL_LOSS_WEIGHT = 1.0
 
-    # Instance colouring: clusters of embeddings instead of boxes; SEMICONV above says which embeddings.
+    # ------------------------------------------------------------------------------------------ instance coloring
+    # Novotny et al., 2018, section 4.1: instances are clusters of embeddings, without boxes. MODEL.SEMICONV sets the
+    # embeddings.
     cfg.MODEL.COLORING = CfgNode()
-    # The backbone's feature map that categories and embeddings are predicted from.
+    # The backbone's feature map from which categories and embeddings are predicted.
     cfg.MODEL.COLORING.IN_FEATURE = "p2"
-    # "kmeans" (the number of instances is given with each image), "mean_shift" or "seeds"; the radius of the latter
-    # two, in units of the embedding; instances of fewer pixels of the input image are dropped.
+    # "kmeans" (the paper's; needs the number of instances of each image), "mean_shift" or "seeds"; and the radius of a
+    # cluster for the latter two, in units of the embedding (our choice).
     cfg.MODEL.COLORING.CLUSTERING = "seeds"
     cfg.MODEL.COLORING.BANDWIDTH = 0.25
+    # Instances with fewer pixels of the input image are dropped (our choice).
     cfg.MODEL.COLORING.MIN_PIXELS = 20
 
-    # What to evaluate with: "coco" (AP of boxes and masks), "mask_proposals" (recall of class-agnostic masks),
-    # "coloring" (adjusted Rand index of pixels).
+    # ------------------------------------------------------------------------------------------------- evaluation
+    # Any of "coco" (AP of boxes and masks, Detectron2's), "mask_proposals" (recall of class-agnostic masks) and
+    # "coloring" (adjusted Rand index of the pixels).
     cfg.TEST.EVALUATORS = ["coco"]
 
-    # A picture of validation images with true and predicted masks side by side, written after every evaluation.
+    # A picture of validation images with ground-truth and predicted masks side by side, written after every evaluation.
     cfg.TEST.CONTACT_SHEET = CfgNode()
-    # How many images of each test set are on it; 0: no picture.
+    # Number of images of each test set on it. 0: no picture.
     cfg.TEST.CONTACT_SHEET.NUM_IMAGES = 8
-    # Predictions below this score are not drawn.
+    # Predictions with a lower score are not drawn.
     cfg.TEST.CONTACT_SHEET.SCORE_THRESH = 0.5

@@ -1,4 +1,4 @@
-"""One's own COCO folders: registered as Detectron2 would, and every fault named at the door."""
+"""User data in COCO format: registration as in Detectron2, and one message for every problem before training."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def check(folder, content):
 
 
 def changed(*path_and_value):
-    """CONTENT with the value at the path replaced, or removed if it is Ellipsis."""
+    """Return CONTENT with the value at the path replaced, or removed if it is Ellipsis."""
     *path, last, value = path_and_value
     content = copy.deepcopy(CONTENT)
     at = content
@@ -105,7 +105,7 @@ FAULTS = {
     "no categories": (changed("categories", ...), r"no 'categories'; found 'images', 'annotations'"),
     "images no list": (changed("images", {}), r"'images' is not a list of objects"),
     "no images": (changed("images", []), r"'images' is empty"),
-    "image without height": (changed("images", 1, "height", ...), r"image 2: 'height' is missing, wanted int"),
+    "image without height": (changed("images", 1, "height", ...), r"image 2: 'height' is missing, expected int"),
     "image without id": (changed("images", 1, "id", ...), r"image number 2: 'id' is missing"),
     "image of no size": (changed("images", 0, "width", 0), r"image 1 has the size 0 x 6"),
     "image id twice": (changed("images", 1, "id", 1), r"image id used more than once: 1"),
@@ -115,7 +115,7 @@ FAULTS = {
     "missing folder": (changed("images", 1, "file_name", "no/c.png"), r"not in .*images: no/c\.png$"),
     "unknown image": (changed("annotations", 1, "image_id", 77), r"annotation 6 names image 77, which is not in"),
     "unknown category": (changed("annotations", 0, "category_id", 1), r"annotation 5 names category 1, which is not"),
-    "no box": (changed("annotations", 0, "bbox", ...), r"annotation 5: 'bbox' is missing, wanted list"),
+    "no box": (changed("annotations", 0, "bbox", ...), r"annotation 5: 'bbox' is missing, expected list"),
     "short box": (changed("annotations", 0, "bbox", [1, 2, 3]), r"annotation 5 \(image 1\): 'bbox' is \[1, 2, 3\]"),
     "negative box": (changed("annotations", 0, "bbox", [1, 2, -3, 4]), r"annotation 5 .* 'bbox' is \[1, 2, -3, 4\]"),
     "box of text": (changed("annotations", 0, "bbox", ["1", 2, 3, 4]), r"annotation 5 .* 'bbox' is"),
@@ -162,7 +162,7 @@ def test_unknown_data_set_names_the_nearest():
 
 def test_annotation_0_is_warned_of(folder, caplog):
     check(folder, changed("annotations", 0, "id", 0))
-    assert "number them from 1" in caplog.text
+    assert "number annotations from 1" in caplog.text
 
 
 def test_register_flag(monkeypatch):

@@ -1,4 +1,4 @@
-"""The resumable training loader: a run's n-th sample is the same whatever happened before; bad images are named."""
+"""The resumable training loader: the n-th sample depends only on the seed and n; unreadable images are named."""
 
 import json
 import multiprocessing
@@ -63,7 +63,7 @@ def config(**dataloader):
 
 
 def take(loader, count):
-    """The first batches as comparable values: file, augmented pixels, masks."""
+    """Return the first batches as comparable values: file, augmented pixels, masks."""
 
 
     def values(sample):
@@ -124,7 +124,7 @@ def test_rare_category_comes_more_often(folder):
 
 
 def test_processes_share_one_stream(monkeypatch):
-    """All ranks' positions together number the stream without gaps; batch k of a rank is the same when resumed."""
+    """The positions of all ranks number the stream without gaps; batch k of a rank is the same after resuming."""
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
     positions = []
     for rank in range(3):
@@ -159,7 +159,7 @@ def cut(path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cut_image_is_named_in_one_message(folder, workers):
     cut(folder / "images" / "7.png")
-    with pytest.raises(InputError, match=r"^Can't read image \S*/images/7\.png: .*SKIP_BAD_IMAGES") as error:
+    with pytest.raises(InputError, match=r"^Image \S*/images/7\.png cannot be read: .*SKIP_BAD_IMAGES") as error:
         take(build_resumable_train_loader(config(NUM_WORKERS=workers)), 12)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
     assert not multiprocessing.active_children()  # though the error still holds on to the frames that it came through
@@ -167,7 +167,7 @@ def test_cut_image_is_named_in_one_message(folder, workers):
 
 def test_image_of_another_size_than_its_json_says_is_named(folder):
     Image.new("RGB", (9, 9)).save(folder / "images" / "7.png")
-    with pytest.raises(InputError, match=r"Can't read image \S*/images/7\.png: .*9"):
+    with pytest.raises(InputError, match=r"Image \S*/images/7\.png cannot be read: .*9"):
         take(build_resumable_train_loader(config()), 12)
 
 
@@ -185,7 +185,7 @@ def test_skipped_image_is_replaced_by_the_next_and_warned_of_once(folder, worker
     replaced = [[{"6.png": "8.png", "7.png": "8.png"}.get(name, name) for name in batch] for batch in before]
     assert names(whole) == replaced != before
     for name in ("6.png", "7.png"):
-        assert sum(f"images/{name}, which can't be read" in record.message for record in caplog.records) == 1
+        assert sum(f"images/{name}, which cannot be read" in record.message for record in caplog.records) == 1
     assert "2 skipped so far" in caplog.text
     assert run(9) == whole[9:]
     assert "skipped_unreadable" not in next(iter(build_resumable_train_loader(config(SKIP_BAD_IMAGES=True))))[0]
@@ -209,14 +209,14 @@ def test_mapper_may_refuse_images(folder):
 
 
 def test_wrong_settings_are_named(folder, monkeypatch):
-    with pytest.raises(InputError, match="SAMPLER_TRAIN is Nonsense, wanted TrainingSampler or"):
+    with pytest.raises(InputError, match="SAMPLER_TRAIN is Nonsense, expected TrainingSampler or"):
         build_resumable_train_loader(config(SAMPLER_TRAIN="Nonsense"))
     cfg = config()
     cfg.DATASETS.TRAIN = (NAME + "s",)
     with pytest.raises(InputError, match=f"did you mean {NAME}"):
         build_resumable_train_loader(cfg)
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
-    with pytest.raises(InputError, match="IMS_PER_BATCH 2 can't be shared by 3 processes"):
+    with pytest.raises(InputError, match="IMS_PER_BATCH is 2, expected a multiple of the 3 processes"):
         build_resumable_train_loader(config())
 
 
@@ -232,15 +232,15 @@ def test_empty_set_is_named(folder):
 def test_test_loader_names_or_leaves_out_the_image(folder, workers, caplog):
     cut(folder / "images" / "2.png")
     loader = build_guarded_test_loader(config(NUM_WORKERS=workers), NAME)
-    with pytest.raises(InputError, match=r"^Can't read image \S*/images/2\.png"):
+    with pytest.raises(InputError, match=r"^Image \S*/images/2\.png cannot be read"):
         list(loader)
     loader = build_guarded_test_loader(config(NUM_WORKERS=workers, SKIP_BAD_IMAGES=True), NAME)
     assert [batch[0]["image_id"] for batch in loader] == [i for i in range(1, COUNT + 1) if i != 3]
     assert len(loader) == COUNT and "images/2.png" in caplog.text
 
 
-def test_test_loader_says_how_many_instances_there_are(folder):
-    """Crowds are none; the registered dicts stay as they are."""
+def test_test_loader_adds_the_number_of_instances_for_kmeans(folder):
+    """Crowds are not counted, and the registered dicts are not changed. Other clusterings get no ground truth."""
     DatasetCatalog.remove(NAME)
     one, crowd = ({"bbox": [1, 1, 5, 5], "bbox_mode": 1, "category_id": 0, "iscrowd": c} for c in (0, 1))
     records = [
@@ -248,6 +248,9 @@ def test_test_loader_says_how_many_instances_there_are(folder):
         for i, given in ((1, [one, crowd, one]), (2, []))
     ]
     DatasetCatalog.register(NAME, lambda: records)
-    loaded = [batch[0] for batch in build_guarded_test_loader(config(), NAME)]
-    assert [sample["num_instances"] for sample in loaded] == [2, 0]
-    assert all("num_instances" not in record for record in records)
+    cfg = config()
+    assert all("gt_num_instances" not in batch[0] for batch in build_guarded_test_loader(cfg, NAME))
+    cfg.MODEL.COLORING.CLUSTERING = "kmeans"
+    loaded = [batch[0] for batch in build_guarded_test_loader(cfg, NAME)]
+    assert [sample["gt_num_instances"] for sample in loaded] == [2, 0]
+    assert all("gt_num_instances" not in record for record in records)

@@ -1,8 +1,9 @@
-"""The scripts that make real data readable, on small trees of the same layout."""
+"""prepare_bbbc010.py and prepare_dsb2018.py, on small folders in the original layouts."""
 
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def save(path, pixels):
 
 
 def read_back(output, split):
-    """{file name: (image, masks)} of a prepared split."""
+    """Return {file name: (image, masks)} of a prepared split."""
     content = json.loads((output / f"instances_{split}.json").read_text())
     found = {}
     for image in content["images"]:
@@ -97,7 +98,7 @@ def test_every_problem_of_the_worm_tree_is_named(worm_tree, tmp_path):
         "well A07 has no silhouette",
         "well C03 has no worm",
         "E05_01_ground_truth.png is of well E05",
-        "notes.txt is not named like",
+        "notes.txt has a name that",
     ):
         assert part in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -115,7 +116,7 @@ def test_odd_worm_masks_are_named(worm_tree, tmp_path):
     for part in (
         "A01_01_ground_truth.png is empty",
         "A02_01_ground_truth.png is 24 x 10 pixels, its silhouette 24 x 20",
-        "B01_binary.png can't be read",
+        "B01_binary.png cannot be read",
     ):
         assert part in str(error.value)
 
@@ -131,14 +132,14 @@ def nucleus_tree(root):
     val = sorted(nuclei.VAL)[0] + "0123456789"
     masks = {"ffff00000000abcd": [], val: []}
     for i, image_id in enumerate(masks):
-        grey = rng.integers(0, 60, (30 + i, 40), dtype=np.uint8)
-        save(root / image_id / "images" / f"{image_id}.png", np.dstack([grey] * 3 + [np.full_like(grey, 255)]))
+        gray = rng.integers(0, 60, (30 + i, 40), dtype=np.uint8)
+        save(root / image_id / "images" / f"{image_id}.png", np.dstack([gray] * 3 + [np.full_like(gray, 255)]))
         for n in range(3):
-            mask = np.zeros(grey.shape, bool)
+            mask = np.zeros(gray.shape, bool)
             mask[2 + 8 * n : 8 + 8 * n, 3 * n : 9 + n] = True
             masks[image_id].append(mask)
             save(root / image_id / "masks" / f"{n}.png", mask.astype(np.uint8) * 255)
-        masks[image_id] = grey, masks[image_id]
+        masks[image_id] = gray, masks[image_id]
     stained = rng.integers(0, 60, (20, 20, 3), dtype=np.uint8)
     bright, large = np.full((20, 20), 200, np.uint8), np.zeros((20, 401), np.uint8)
     for image_id, pixels in (("aa", stained), ("bb", bright), ("cc", large)):
@@ -152,10 +153,10 @@ def test_nuclei_round_trip(tmp_path):
     found = {**read_back(tmp_path, "train"), **read_back(tmp_path, "val")}
     assert set(read_back(tmp_path, "val")) == {f"{sorted(nuclei.VAL)[0]}.png"}
     assert len(found) == 2
-    for image_id, (grey, wanted) in masks.items():
+    for image_id, (gray, expected) in masks.items():
         image, read = found[f"{image_id[:12]}.png"]
-        np.testing.assert_array_equal(image, grey)
-        np.testing.assert_array_equal(np.stack(read), np.stack(wanted))
+        np.testing.assert_array_equal(image, gray)
+        np.testing.assert_array_equal(np.stack(read), np.stack(expected))
 
 
 def test_every_problem_of_the_nucleus_tree_is_named(tmp_path):
@@ -183,7 +184,7 @@ def test_a_foreign_images_folder_is_not_replaced(tmp_path):
     nucleus_tree(tmp_path / "stage1_train")
     (tmp_path / "out" / "images").mkdir(parents=True)
     (tmp_path / "out" / "images" / "mine.png").write_text("")
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="was not written by this script"):
         nuclei.prepare(tmp_path / "stage1_train", tmp_path / "out")
     assert (tmp_path / "out" / "images" / "mine.png").exists()
 
@@ -225,8 +226,15 @@ def test_unprepared_set_names_the_command(tmp_path, monkeypatch):
         MetadataCatalog.remove("tellapart_test_worms")
 
 
+def test_names_of_the_collections():
+    """The 100 wells of BBBC010 in order, and the ids of the 60 validation images of the Data Science Bowl."""
+    assert len(worms.WELLS) == 100 and sorted(set(worms.WELLS)) == worms.WELLS
+    assert [worms.WELLS[i] for i in (0, 1, 24, 99)] == ["A01", "A02", "B01", "E04"]
+    assert len(nuclei.VAL) == 60 and all(re.fullmatch("[0-9a-f]{12}", image_id) for image_id in nuclei.VAL)
+
+
 def test_the_real_collections(shared_data):
-    """BBBC010 and the ready-made nuclei as they lie beside the checkout."""
+    """BBBC010 and the prepared nuclei in the shared folder."""
     assert [path.name[:3] for path in sorted((shared_data / "bbbc010" / worms.SILHOUETTES).iterdir())] == worms.WELLS
     content = json.loads((shared_data / "dsb2018" / "instances_val.json").read_text())
     assert {image["file_name"][:12] for image in content["images"]} == nuclei.VAL

@@ -1,4 +1,4 @@
-"""The script that makes SBD's instances readable, on a small tree of the same layout."""
+"""prepare_voc_sds.py, on a small folder in SBD's layout."""
 
 import importlib.util
 import json
@@ -25,12 +25,12 @@ spec.loader.exec_module(script)
 
 @pytest.fixture
 def savemat():
-    """scipy's; the tests that need it are skipped without."""
+    """scipy.io.savemat; the tests that need it are skipped without scipy."""
     return pytest.importorskip("scipy.io").savemat
 
 
 def save(root, image_id, labels, categories, savemat):
-    """An image and its instances as they lie in SBD, a struct in a struct array."""
+    """Write an image and its instances in SBD's format, a struct in a struct array."""
     for folder in ("img", "inst"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((*labels.shape[:2], 3), np.uint8)).save(root / "img" / f"{image_id}.jpg")
@@ -54,7 +54,7 @@ def tree(root, savemat):
 def test_round_trip(tmp_path, savemat, caplog):
     labels = tree(tmp_path, savemat)
     assert script.prepare(tmp_path, tmp_path / "out") == {"train": (2, 4), "val": (1, 1)}
-    assert "train.txt lists 2 images, that of SDS 5623" in caplog.text
+    assert "train.txt lists 2 images; the list of the SDS protocol has 5623" in caplog.text
     images, found = {}, []
     for split in ("train", "val"):
         content = json.loads((tmp_path / "out" / f"instances_{split}.json").read_text())
@@ -64,10 +64,10 @@ def test_round_trip(tmp_path, savemat, caplog):
             assert (image["height"], image["width"]) == (20, 24)
         for entry in content["annotations"]:
             found.append((images[entry["image_id"]], entry["category_id"], coco_mask.decode(entry["segmentation"])))
-    wanted = [("2008_01", 15, 0, 1), ("2008_01", 1, 0, 2), ("2008_02", 20, 1, 1), ("2008_02", 15, 1, 3)]
-    wanted.append(("2009_03", 8, 2, 1))
-    assert [entry[:2] for entry in found] == [(f"{image_id}.jpg", category) for image_id, category, _, _ in wanted]
-    for (_, _, mask), (_, _, image, label) in zip(found, wanted):
+    expected = [("2008_01", 15, 0, 1), ("2008_01", 1, 0, 2), ("2008_02", 20, 1, 1), ("2008_02", 15, 1, 3)]
+    expected.append(("2009_03", 8, 2, 1))
+    assert [entry[:2] for entry in found] == [(f"{image_id}.jpg", category) for image_id, category, _, _ in expected]
+    for (_, _, mask), (_, _, image, label) in zip(found, expected):
         np.testing.assert_array_equal(mask, labels[image] == label)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["instances_train.json", "instances_val.json"]
 
@@ -89,16 +89,16 @@ def test_every_problem_is_named(tmp_path, savemat):
     for part in (
         "11 problem(s)",
         "val.txt lists 2 images, 1 different ones",
-        "1 images are in both train.txt and val.txt, among them 2009_03",
-        "inst/2008_01.mat can't be read: KeyError: 'GTinst'",
+        "1 images are in both train.txt and val.txt, for example 2009_03",
+        "inst/2008_01.mat cannot be read: KeyError: 'GTinst'",
         "inst/few.mat: instance 3 has none of the 2 Categories",
-        "inst/void.mat: Categories are [1, 255], wanted 1 to 20",
-        "inst/wide.mat: Segmentation is uint16 (20, 24), wanted uint8 (H, W)",
+        "inst/void.mat: Categories are [1, 255], expected 1 to 20",
+        "inst/wide.mat: Segmentation is uint16 (20, 24), expected uint8 (H, W)",
         "inst/small.mat is 24 x 9 pixels, its image 24 x 20",
-        "broken.jpg can't be read",
-        "inst/broken.mat can't be read",
-        "nowhere.jpg can't be read",
-        "inst/nowhere.mat can't be read: FileNotFoundError",
+        "broken.jpg cannot be read",
+        "inst/broken.mat cannot be read",
+        "nowhere.jpg cannot be read",
+        "inst/nowhere.mat cannot be read: FileNotFoundError",
     ):
         assert part in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -107,11 +107,11 @@ def test_every_problem_is_named(tmp_path, savemat):
 def test_missing_lists_folder_and_scipy(tmp_path, savemat, monkeypatch):
     with pytest.raises(InputError, match="no folder .*nowhere"):
         script.prepare(tmp_path / "nowhere", tmp_path)
-    with pytest.raises(InputError, match=r"train.txt can't be read: .*\n.*val.txt can't be read"):
+    with pytest.raises(InputError, match=r"train.txt cannot be read: .*\n.*val.txt cannot be read"):
         script.prepare(tmp_path, tmp_path)
     tree(tmp_path, savemat)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="instances_train.json can't be written: (Not a dir|File exists)"):
+    with pytest.raises(InputError, match="instances_train.json cannot be written: (Not a dir|File exists)"):
         script.prepare(tmp_path, tmp_path / "file")
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(InputError, match="pip install scipy"):
@@ -120,7 +120,7 @@ def test_missing_lists_folder_and_scipy(tmp_path, savemat, monkeypatch):
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_command_and_registered_set(tmp_path, savemat, monkeypatch, read_only):
-    """The images are taken from the original also where the JSONs had to go to the cache."""
+    """Images are read from the original folder, even if the JSON files are in the cache folder."""
     monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     tree(tmp_path / "voc_sds", savemat)

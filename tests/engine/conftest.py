@@ -70,7 +70,7 @@ def tiny_set(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def forget():
-    """A function that takes a data set out of the catalogs, so that the next run can register it."""
+    """A function that removes a data set from the catalogs, so that the next run can register it."""
 
     def remove(name: str) -> None:
         for catalog in (DatasetCatalog, MetadataCatalog):

@@ -1,4 +1,4 @@
-"""train_net.py end to end on a tiny set: what a run leaves behind, determinism, pre-emption, several processes."""
+"""train_net.py end to end on a tiny data set: output files, determinism, preemption, several processes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import sys
 from pathlib import Path
 
 from tellapart import InputError
-from tellapart.engine import train as train_net
+from tellapart.engine import train as engine
+from tellapart.engine.checkpoint import AtomicPathManager, Checkpointer
+from tellapart_cli import argument_parser
 
 import pytest
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicCheckpointer
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "train_net_test"
-# what turns the tiny Mask R-CNN into other models
+# Options that turn the tiny Mask R-CNN into other models.
 MODELS = {
     "Mask R-CNN": (),
     "FCIS": (
@@ -44,14 +47,14 @@ MODELS = {
 
 
 class Recorder(HookBase):
-    """Every iteration's total loss; sends this process a signal after ``kill_at`` if that is set."""
+    """Record the total loss per iteration; send SIGTERM to this process after iteration ``kill_at``, if it is set."""
 
     def __init__(self, kill_at: int | None = None) -> None:
         self.losses: dict[int, float] = {}
         self.kill_at = kill_at
 
     def after_step(self) -> None:
-        """Note the loss; the hook stands before the pre-emption hook."""
+        """Record the loss; this hook is registered before the preemption hook."""
         self.losses[self.trainer.iter] = self.trainer.storage.history("total_loss").latest()
         if self.trainer.iter == self.kill_at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -59,17 +62,17 @@ class Recorder(HookBase):
 
 @pytest.fixture
 def run(tiny_config, tiny_set, monkeypatch, forget):
-    """A function that trains in this process and returns the losses by iteration."""
+    """A function that trains in this process and returns iteration -> total loss."""
 
     def train(output: Path, *flags: str, opts: tuple[str, ...] = (), kill_at: int | None = None) -> dict[int, float]:
         forget(NAME)
         recorder = Recorder(kill_at)
-        original = train_net.Trainer.build_hooks
+        original = engine.Trainer.build_hooks
         with monkeypatch.context() as patch:
-            patch.setattr(train_net.Trainer, "build_hooks", lambda self: [recorder, *original(self)])
+            patch.setattr(engine.Trainer, "build_hooks", lambda self: [recorder, *original(self)])
             arguments = ["--config-file", str(tiny_config(NAME, output)), "--register", register(tiny_set), *flags]
             try:
-                train_net.main(train_net.argument_parser().parse_args([*arguments, *opts]))
+                engine.main(argument_parser().parse_args(["train", *arguments, *opts]))
             except SystemExit as exit:
                 assert exit.code == 128 + signal.SIGTERM and kill_at is not None
         return recorder.losses
@@ -86,15 +89,15 @@ def command(tiny_set, config: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_a_run_leaves_behind(run, tmp_path, model):
+def test_output_files(run, tmp_path, model):
     losses = run(tmp_path / "a", opts=(*MODELS[model], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"))
     assert sorted(losses) == list(range(6))
-    left = {str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    files = {str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*") if p.is_file()}
     expected = {"metrics.json", "model_final.pth", "last_checkpoint", "config.yaml", "log.txt"}
-    assert expected <= left
-    assert "inference/coco_instances_results.json" in left
-    assert f"inference/contact_sheet_{NAME}.png" in left
-    assert any(name.startswith("events.out.tfevents") for name in left)
+    assert expected <= files
+    assert "inference/coco_instances_results.json" in files
+    assert f"inference/contact_sheet_{NAME}.png" in files
+    assert any(name.startswith("events.out.tfevents") for name in files)
     lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.json").read_text().splitlines()]
     assert {"segm/AP", "bbox/AP50", "total_loss", "lr", "iteration"} <= set().union(*lines)
 
@@ -104,7 +107,7 @@ def test_same_seed_same_losses_and_resume_repeats_them(run, tmp_path, workers):
     opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "DATALOADER.NUM_WORKERS", workers)
     whole = run(tmp_path / "whole", opts=opts)
     killed = run(tmp_path / "killed", opts=opts, kill_at=2)
-    assert sorted(killed) == [0, 1, 2], "the run must stop at the iteration that the signal came in"
+    assert sorted(killed) == [0, 1, 2], "the run must stop at the iteration of the signal"
     assert (tmp_path / "killed" / "last_checkpoint").read_text().strip() == "model_0000002.pth"
     resumed = run(tmp_path / "killed", "--resume", opts=opts)
     assert {**killed, **resumed} == whole
@@ -114,7 +117,7 @@ def test_same_seed_same_losses_and_resume_repeats_them(run, tmp_path, workers):
         lines = [json.loads(line) for line in (tmp_path / folder / "metrics.json").read_text().splitlines()]
         return [(line["iteration"], line["total_loss"]) for line in lines if "total_loss" in line]
 
-    # medians over the last iterations reach back over the resume (stopping writes one more line, before it)
+    # The median over the last iterations includes those before the resume (stopping writes one more line, before it).
     assert curve("killed")[-1] == curve("whole")[-1]
     weights = [torch.load(tmp_path / d / "model_final.pth", weights_only=True)["model"] for d in ("whole", "killed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -126,17 +129,17 @@ def test_another_seed_gives_other_losses(run, tmp_path):
 
 
 def test_learning_rate_factors(run, tmp_path):
-    """A factor of 0 leaves what it names as it was, and only that."""
+    """A factor of 0 keeps the named parameters unchanged, and only these."""
     opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()")
-    still = ("SOLVER.LR_FACTORS", "[['roi_heads.mask_head', 0.0]]")
+    frozen = ("SOLVER.LR_FACTORS", "[['roi_heads.mask_head', 0.0]]")
     run(tmp_path / "a", opts=opts)
-    run(tmp_path / "b", opts=(*opts, *still))
+    run(tmp_path / "b", opts=(*opts, *frozen))
     a, b = (torch.load(tmp_path / d / "model_final.pth", weights_only=True)["model"] for d in "ab")
     differ = {name for name in a if not torch.equal(a[name], b[name])}
     assert differ == {name for name in a if name.startswith("roi_heads.mask_head")}
     with pytest.raises(InputError, match="no parameter's name starts with roi_head.mask"):
         run(tmp_path / "c", opts=(*opts, "SOLVER.LR_FACTORS", "[['roi_head.mask', 2.0]]"))
-    with pytest.raises(InputError, match="wanted .prefix of parameters' names, factor."):
+    with pytest.raises(InputError, match="expected .prefix of parameter names, factor."):
         run(tmp_path / "c", opts=(*opts, "SOLVER.LR_FACTORS", "[['roi_heads', 'fast']]"))
 
 
@@ -148,37 +151,57 @@ def test_adamw(run, tmp_path):
     assert "exp_avg_sq" in state["state"][0]
 
 
-def test_finished_run_is_not_trained_again(run, tmp_path):
+def test_checkpointer_and_hooks(tiny_config, tiny_set, forget, tmp_path):
+    """The trainer and its hooks save with one checkpointer, which writes atomically; the order of the hooks is kept."""
+    forget(NAME)
+    flags = ["train", "--config-file", str(tiny_config(NAME, tmp_path / "a")), "--register", register(tiny_set)]
+    trainer = engine.Trainer(engine.setup(argument_parser().parse_args(flags)))
+    assert isinstance(trainer.checkpointer, Checkpointer)
+    assert isinstance(trainer.checkpointer.path_manager, AtomicPathManager)
+    assert set(trainer.checkpointer.checkpointables) == {"trainer"}
+    (hook,) = [hook for hook in trainer._hooks if isinstance(hook, PeriodicCheckpointer)]
+    assert hook.checkpointer is trainer.checkpointer
+    names = [type(hook).__name__ for hook in trainer._hooks]
+    seed = ["SeedEveryStep"] if trainer.cfg.SEED >= 0 else []
+    assert names[: len(seed) + 3] == [*seed, "IterationTimer", "LRScheduler", "PeriodicCheckpointer"]
+    assert names[len(seed) + 3 :] == ["EvalHook", "PeriodicWriter", "KeepLossHistory", "PreemptionHook"]
+
+
+def test_finished_run_is_not_trained_further(run, tmp_path):
     opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
     run(tmp_path / "a", opts=opts)
     assert run(tmp_path / "a", "--resume", opts=opts) == {}
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tmp_path, model):
-    """torchrun with two gloo processes: equal parameters on both; two evaluate to exactly what one does."""
+def test_two_processes_stay_in_sync_and_evaluate_like_one(tiny_set, tiny_config, tmp_path, model):
+    """torchrun with two gloo processes: both have equal parameters, and two processes evaluate exactly like one."""
     config = tiny_config(NAME, tmp_path / "two")
     driver = tmp_path / "driver.py"
     driver.write_text(
-        "import pathlib, torch\nfrom tellapart.engine import train as train_net\n"
+        "import pathlib, torch\n"
+        "from tellapart.engine import train as engine\n"
+        "from tellapart.engine.launch import launch\n"
         "import torch.distributed as dist\n"
+        "from tellapart_cli import argument_parser\n"
         "def main(args):\n"
         "    trainers = []\n"
-        "    build = train_net.Trainer.build_hooks\n"
+        "    build = engine.Trainer.build_hooks\n"
         "    def build_hooks(self):\n"
         "        trainers.append(self)\n"
         "        return build(self)\n"
-        "    train_net.Trainer.build_hooks = build_hooks\n"
-        "    train_net.main(args)\n"
+        "    engine.Trainer.build_hooks = build_hooks\n"
+        "    engine.main(args)\n"
         "    vector = torch.cat([p.detach().flatten() for p in trainers[0].model.parameters()])\n"
         "    others = [torch.empty_like(vector) for _ in range(2)]\n"
         "    dist.all_gather(others, vector)\n"
         "    assert torch.equal(others[0], others[1]), 'parameters differ'\n"
         "    trainers.clear()\n"
         "    pathlib.Path(f'equal_{dist.get_rank()}').write_text(dist.get_backend())\n"
-        "train_net.launch(main, train_net.argument_parser().parse_args())\n"
+        "import sys\n"
+        "launch(main, argument_parser().parse_args(['train', *sys.argv[1:]]))\n"
         "threads = [task.read_text() for task in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
-        "assert not any('gloo' in name for name in threads), threads\n"  # they could abort the interpreter's end
+        "assert not any('gloo' in name for name in threads), threads\n"  # Threads that still run could abort the exit.
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'projects'}", "OMP_NUM_THREADS": "1"}
@@ -186,7 +209,7 @@ def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tm
     short = ("SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", *MODELS[model])
     result = subprocess.run([*torchrun, str(driver), *command(tiny_set, config, *short)[1:]], **common)
     assert result.returncode == 0, result.stderr[-3000:]
-    # files, not lines: what two processes print to one pipe may come interleaved
+    # Files instead of printed lines, because the lines of two processes in one pipe may be interleaved.
     assert [(tmp_path / f"equal_{rank}").read_text() for rank in range(2)] == ["gloo", "gloo"]
     weights = ["MODEL.WEIGHTS", str(tmp_path / "two" / "model_final.pth"), "TEST.CONTACT_SHEET.NUM_IMAGES", "0"]
     predictions = {}
@@ -197,12 +220,12 @@ def test_two_processes_train_alike_and_evaluate_as_one(tiny_set, tiny_config, tm
         assert result.returncode == 0, result.stderr[-3000:]
         table = [line for line in (result.stdout + result.stderr).splitlines() if "copypaste" in line]
         assert len(table) == (9 if "TEST.EVALUATORS" in MODELS[model] else 6)
-        found = json.loads((tmp_path / name / "inference" / "coco_instances_results.json").read_text())
-        predictions[name] = ([line.split("copypaste")[1] for line in table], found)
+        detections = json.loads((tmp_path / name / "inference" / "coco_instances_results.json").read_text())
+        predictions[name] = ([line.split("copypaste")[1] for line in table], detections)
     assert len(predictions["one"][1]) > 0
     assert predictions["one"][0] == predictions["both"][0]
 
-    def ordered(found: list[dict]) -> list[dict]:
-        return sorted(found, key=lambda p: (p["image_id"], -p["score"], p["bbox"]))
+    def ordered(detections: list[dict]) -> list[dict]:
+        return sorted(detections, key=lambda p: (p["image_id"], -p["score"], p["bbox"]))
 
     assert ordered(predictions["one"][1]) == ordered(predictions["both"][1])

@@ -141,32 +141,6 @@ def case_argument_parser() -> dict:
     return {"options": options, "dist_url": str(parser.get_default("dist_url"))[:17], "parsed": parsed}
 
 
-@case
-def case_scale_workers() -> dict:
-    """DefaultTrainer.auto_scale_workers on several numbers of workers."""
-    from detectron2.config import get_cfg
-    from detectron2.engine import DefaultTrainer
-
-    out = {}
-    for reference, workers in ((0, 4), (8, 8), (8, 4), (8, 16), (4, 1)):
-        cfg = get_cfg()
-        cfg.SOLVER.REFERENCE_WORLD_SIZE = reference
-        cfg.SOLVER.IMS_PER_BATCH = 16
-        scaled = DefaultTrainer.auto_scale_workers(cfg, workers)
-        out[f"{reference}_{workers}"] = [
-            scaled.SOLVER.IMS_PER_BATCH,
-            scaled.SOLVER.BASE_LR,
-            scaled.SOLVER.MAX_ITER,
-            scaled.SOLVER.STEPS,
-            scaled.SOLVER.WARMUP_ITERS,
-            scaled.TEST.EVAL_PERIOD,
-            scaled.SOLVER.CHECKPOINT_PERIOD,
-            scaled.SOLVER.REFERENCE_WORLD_SIZE,
-            scaled.is_frozen(),
-        ]
-    return out
-
-
 def _caffe2_weights() -> dict[str, np.ndarray]:
     """The blobs of a narrow Caffe2 R-50 as the ImageNet models of Detectron's files name them."""
     blobs: dict[str, tuple[int, ...]] = {"conv1_w": (16, 3, 7, 7), "res_conv1_bn_s": (16,), "res_conv1_bn_b": (16,)}
@@ -189,11 +163,11 @@ def _caffe2_weights() -> dict[str, np.ndarray]:
 
 @case
 def case_caffe2_checkpoint() -> dict:
-    """A Caffe2-style pickle loaded into a narrow R-50-C4: where each value ends up, and what is left."""
+    """A Caffe2-style pickle loaded into a narrow R-50-DC5: where each value ends up, and what is left."""
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.modeling import build_model
 
-    cfg = rcnn_cfg("C4", 50, mask=False, narrow=True)
+    cfg = rcnn_cfg("DC5", 50, mask=False, narrow=True)
     cfg.MODEL.RPN.CONV_DIMS = [-1]
     model = fill(build_model(cfg))
     before = {k: crc(v.numpy()) for k, v in model.state_dict().items()}
@@ -248,8 +222,7 @@ def case_events() -> dict:
                 printer.write()
                 writer.write()
             storage.step()
-        with storage.name_scope("scope"):
-            storage.put_scalar("x", 3)
+        storage.put_scalar("x", 3)
         writer.write()
         writer.close()
         printer.logger.removeHandler(handler)
@@ -276,7 +249,7 @@ def case_trainer_checkpoint() -> dict:
     from detectron2.structures import BoxMode
     from PIL import Image
 
-    cfg = rcnn_cfg("C4", 50, mask=False, narrow=True)
+    cfg = rcnn_cfg("DC5", 50, mask=False, narrow=True)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 10
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("parity_two_images",), ()

@@ -1,4 +1,4 @@
-"""Cases on FCIS: detections, losses and gradients on fixed weights and drawn images."""
+"""Parity cases of FCIS: detections, losses and gradients with fixed weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _cfg(kind: str, **options):
     cfg.MODEL.FCIS.CONV_DIMS = [32]
     if kind == "FPN":
         cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p3", "p4", "p5"]
-    else:  # the paper's: RPN on res4, score maps on a res5 with holes
+    else:  # as in the paper: RPN on res4, score maps on a dilated res5
         cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.RESNETS.RES5_DILATION = ["res4", "res5"], 2
         cfg.MODEL.RPN.IN_FEATURES, cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"], ["res5"]
     sample_everything(cfg)
@@ -38,13 +38,13 @@ def _run(cfg) -> dict:
         model.eval()
         out["detections"] = [
             {
-                "size": found.image_size,
-                "box_voted": found.pred_boxes.tensor.flatten().tolist(),  # tight around thresholded masks
-                "scores": found.scores,
-                "classes": found.pred_classes,
-                "mask_voted": found.pred_masks.flatten(1).sum(1).tolist(),
+                "size": instances.image_size,
+                "box_voted": instances.pred_boxes.tensor.flatten().tolist(),  # edges of thresholded masks
+                "scores": instances.scores,
+                "classes": instances.pred_classes,
+                "mask_voted": instances.pred_masks.flatten(1).sum(1).tolist(),
             }
-            for found in (r["instances"] for r in model(inputs))
+            for instances in (r["instances"] for r in model(inputs))
         ]
     out.update(train_step(model, inputs))
     heads = model.roi_heads.named_parameters()
@@ -64,7 +64,7 @@ def case_model_fcis_R_18_FPN_pool() -> dict:
 
 @case
 def case_model_fcis_R_50_ohem() -> dict:
-    """Mining chooses by loss, so no sampling is random though not all regions are trained on."""
+    """OHEM selects regions by their loss, so nothing is random although not all regions are trained on."""
     cfg = _cfg("DC5", OHEM=True)
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
     return _run(cfg)

@@ -94,7 +94,6 @@ def case_rpn_losses() -> dict:
     settings = {
         "smooth_l1": {},
         "smooth_l1_beta": {"SMOOTH_L1_BETA": 0.2},
-        "giou": {"BBOX_REG_LOSS_TYPE": "giou"},
         "weights": {"LOSS_WEIGHT": 2.0, "BBOX_REG_LOSS_WEIGHT": 0.5},
         "border": {"BOUNDARY_THRESH": 0},
         "low_iou": {"IOU_THRESHOLDS": [0.2, 0.4]},
@@ -182,9 +181,7 @@ def case_roi_heads_losses() -> dict:
     settings = {
         **HEAD_SETTINGS,
         "smooth_l1_beta": {"ROI_BOX_HEAD__SMOOTH_L1_BETA": 0.5},
-        "giou": {"ROI_BOX_HEAD__BBOX_REG_LOSS_TYPE": "giou"},
         "box_weight": {"ROI_BOX_HEAD__BBOX_REG_LOSS_WEIGHT": 3.0},
-        "train_on_pred": {"ROI_BOX_HEAD__TRAIN_ON_PRED_BOXES": True},
         "no_append": {"ROI_HEADS__PROPOSAL_APPEND_GT": False},
     }
     out = {}

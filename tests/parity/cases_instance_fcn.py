@@ -1,4 +1,4 @@
-"""Cases on InstanceFCN: proposals, categories, losses and gradients on fixed weights and drawn images."""
+"""InstanceFCN: proposals, categories, losses and gradient norms with fixed weights on drawn images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def _cfg(kind: str, **options):
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME = "InstanceFCN", "InstanceFCNProposals"
     cfg.MODEL.ROI_HEADS.NAME = "PassThroughROIHeads"
     sample_everything(cfg)
-    made = {"CONV_DIM": 32, "BATCH_SIZE_PER_IMAGE": 200000, "POSITIVE_FRACTION": 1.0, "POST_NMS_TOPK": 20}
-    for key, value in {**made, **options}.items():
+    # narrow, and all windows are sampled, so that the losses do not depend on random numbers
+    defaults = {"CONV_DIM": 32, "BATCH_SIZE_PER_IMAGE": 200000, "POSITIVE_FRACTION": 1.0, "POST_NMS_TOPK": 20}
+    for key, value in {**defaults, **options}.items():
         setattr(cfg.MODEL.INSTANCE_FCN, key, value)
     return cfg
 
@@ -30,31 +31,31 @@ def _run(cfg) -> dict:
         model.eval()
         out["proposals"] = [
             {
-                "size": found.image_size,
-                "boxes": found.proposal_boxes.tensor,
-                "objectness_logits": found.objectness_logits,
-                "scores": found.scores,
-                "classes": found.pred_classes,
-                "mask_pixels": found.pred_masks.flatten(1).sum(1).tolist(),
+                "size": instances.image_size,
+                "boxes": instances.proposal_boxes.tensor,
+                "objectness_logits": instances.objectness_logits,
+                "scores": instances.scores,
+                "classes": instances.pred_classes,
+                "mask_pixels": instances.pred_masks.flatten(1).sum(1).tolist(),
             }
-            for found in (r["instances"] for r in model(inputs))
+            for instances in (result["instances"] for result in model(inputs))
         ]
     out.update(train_step(model, inputs))
-    parts = [model.proposal_generator, model.roi_heads]
-    named = [(name, p) for part in parts for name, p in part.named_parameters()]
-    out["gradients"] = {name: float(p.grad.double().square().sum().sqrt()) for name, p in named}
+    heads = [model.proposal_generator, model.roi_heads]
+    parameters = [named for head in heads for named in head.named_parameters()]
+    out["gradients"] = {name: float(p.grad.double().square().sum().sqrt()) for name, p in parameters}
     return out
 
 
 @case
 def case_model_instance_fcn_R_18() -> dict:
-    """One map of stride 16, two scales, both branches multiplied."""
+    """One feature map of stride 16, two image scales, and proposals ranked by the product of both branches."""
     return _run(_cfg("C4", IN_FEATURES=["res4"], WINDOW_SIZE=5, TEST_SCALES=[1.0, 1.5], SCORE="product"))
 
 
 @case
 def case_model_instance_fcn_R_18_FPN_classifier() -> dict:
-    """A pyramid, and the categories of the proposals."""
+    """A feature pyramid, and a classifier of the proposals."""
     cfg = _cfg("FPN", IN_FEATURES=["p2", "p3", "p4"], WINDOW_SIZE=9, TOPK_PER_LEVEL=100)
     cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = "MaskPooledROIHeads", 0.02
     return _run(cfg)

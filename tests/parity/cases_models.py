@@ -77,11 +77,6 @@ def case_model_mask_rcnn_R_18_FPN() -> dict:
 
 
 @case
-def case_model_mask_rcnn_R_50_C4() -> dict:
-    return _run("C4", 50, True)
-
-
-@case
 def case_model_faster_rcnn_R_50_DC5() -> dict:
     return _run("DC5", 50, False)
 
@@ -91,7 +86,7 @@ def case_model_rgb_input() -> dict:
     """Other pixel statistics; one image without annotations, one of another size."""
     from detectron2.utils.events import EventStorage
 
-    model = _model("C4", 50, True, PIXEL_MEAN=[120.0, 110.0, 100.0], PIXEL_STD=[58.0, 57.0, 56.0])
+    model = _model("DC5", 50, True, PIXEL_MEAN=[120.0, 110.0, 100.0], PIXEL_STD=[58.0, 57.0, 56.0])
     inputs = _inputs()
     inputs[0]["instances"] = inputs[0]["instances"][:0]
     batch = model.preprocess_image(inputs)

@@ -24,8 +24,7 @@ def _polygons() -> list[list[np.ndarray]]:
 
 @case
 def case_boxes() -> dict:
-    from detectron2.structures import Boxes, BoxMode, pairwise_ioa, pairwise_iou
-    from detectron2.structures.boxes import pairwise_intersection
+    from detectron2.structures import Boxes, BoxMode, pairwise_iou
 
     a = Boxes(torch.cat([made_boxes("boxes/a", 7, 60, 80), torch.tensor([SQUARE, OUTSIDE, [5.0, 5.0, 5.0, 9.0]])]))
     b = Boxes(torch.cat([made_boxes("boxes/b", 4, 60, 80), torch.tensor([SQUARE])]))
@@ -47,8 +46,6 @@ def case_boxes() -> dict:
         "cat": Boxes.cat([a, b]).tensor,
         "none": Boxes.cat([]).tensor,
         "iou": pairwise_iou(a, b),
-        "ioa": pairwise_ioa(a, b),
-        "intersection": pairwise_intersection(a, b),
         "xywh": xywh,
         "back": BoxMode.convert(xywh, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
         "as_list": BoxMode.convert([1.0, 2.0, 3.0, 4.0], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
@@ -88,12 +85,13 @@ def case_instances() -> dict:
 
 @case
 def case_masks() -> dict:
-    from detectron2.structures import BitMasks, Boxes, PolygonMasks, ROIMasks, polygons_to_bitmask
+    from detectron2.layers import paste_masks_in_image
+    from detectron2.structures import BitMasks, PolygonMasks, polygons_to_bitmask
 
     polygons = PolygonMasks(_polygons())
     bits = BitMasks.from_polygon_masks(_polygons(), 60, 80)
     boxes = torch.cat([made_boxes("masks", 3, 60, 80, 8), torch.tensor([SQUARE, [50.0, 30.0, 90.0, 70.0]])])
-    pasted = ROIMasks(made("masks/roi", 5, 28, 28, low=0, high=1)).to_bitmasks(Boxes(boxes), 60, 80)
+    pasted = paste_masks_in_image(made("masks/roi", 5, 28, 28, low=0, high=1), boxes, (60, 80), threshold=0.5)
     return {
         "polygon_boxes": polygons.get_bounding_boxes().tensor,
         "polygon_area": polygons.area(),
@@ -107,7 +105,7 @@ def case_masks() -> dict:
         "bit_nonempty": bits.nonempty(),
         "bit_crops": bits.crop_and_resize(boxes, 14),
         "bit_cat": list(BitMasks.cat([bits, bits[2]]).tensor.shape),
-        "roi_masks": pasted.tensor,
+        "roi_masks": pasted,
     }
 
 
@@ -259,15 +257,13 @@ def case_paste_masks() -> dict:
 
 @case
 def case_nms() -> dict:
-    from detectron2.layers import batched_nms, cat, nonzero_tuple
+    from detectron2.layers import batched_nms, cat
 
     boxes, scores = made_boxes("nms", 80, 100, 100, 30), made("nms/scores", 80, low=0, high=1)
     classes = (made("nms/classes", 80, low=0, high=4)).long()
-    mask = scores.reshape(8, 10) > 0.5
     return {
         "kept": batched_nms(boxes, scores, classes, 0.5),
         "kept_none": batched_nms(boxes[:0], scores[:0], classes[:0], 0.5),
-        "nonzero": nonzero_tuple(mask),
         "cat": cat([boxes[:2], boxes[5:6]], dim=0),
     }
 
@@ -275,7 +271,7 @@ def case_nms() -> dict:
 @case
 def case_layers() -> dict:
     """Norms, convolutions with norm and activation, cross entropy of nothing."""
-    from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, cross_entropy, get_norm, interpolate
+    from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, cross_entropy, get_norm
 
     from .common import fill
 
@@ -302,7 +298,6 @@ def case_layers() -> dict:
         "converted_loads": [str(converted.load_state_dict(counted)), converted[0].num_batches_tracked],
         "loss": cross_entropy(made("layers/logits", 5, 3), torch.tensor([0, 1, 2, 1, 0])),
         "loss_none": cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),
-        "interpolated": interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False),
         "shape_spec": str(ShapeSpec(channels=3, stride=4)),
     }
 

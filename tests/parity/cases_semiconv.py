@@ -1,4 +1,4 @@
-"""Cases on Mask R-CNN with semi-convolutional operators: detections, losses and gradients on fixed weights."""
+"""Mask R-CNN with semi-convolutional operators: detections, losses and gradients for fixed weights."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def _run(**heads: str) -> dict:
             for found in (r["instances"] for r in model(inputs))
         ]
     out.update(train_step(model, inputs))
-    # nothing depends on where all embeddings lie together: that gradient is rounding
-    named = [(name, p) for name, p in model.roi_heads.named_parameters() if not name.endswith("phi.bias")]
-    out["gradients"] = {name: float(p.grad.double().square().sum().sqrt()) for name, p in named}
+    # a constant added to all embeddings changes nothing, so the gradient of this bias is only rounding
+    parameters = [(name, p) for name, p in model.roi_heads.named_parameters() if not name.endswith("phi.bias")]
+    out["gradients"] = {name: float(p.grad.double().square().sum().sqrt()) for name, p in parameters}
     return out
 
 
 @case
 def case_model_semiconv_R_18_FPN() -> dict:
-    """The paper's: embeddings of the whole image, on all levels."""
+    """The paper's model, with embeddings of the whole image on all levels."""
     return _run(roi_heads="SemiConvROIHeads")
 
 
 @case
 def case_model_semiconv_head_R_18_FPN() -> dict:
-    """The mask head alone, in stock ROI heads."""
+    """The mask head alone, in Detectron2's RoI heads."""
     return _run()

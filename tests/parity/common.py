@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import tellapart  # noqa: F401  (puts the embedded Detectron2 on the path if no other is installed)
 

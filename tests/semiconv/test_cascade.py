@@ -1,4 +1,4 @@
-"""The mask head alone in a stock config: Cascade Mask R-CNN of the model zoo, which only the real Detectron2 has."""
+"""The mask head alone in a config of the model zoo, Cascade Mask R-CNN, which only the real Detectron2 has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_trains_20_iterations():
     cfg = model_zoo.get_config("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", trained=False)
     add_config(cfg)
     cfg.MODEL.ROI_MASK_HEAD.NAME = "SemiConvMaskHead"
-    # smaller, for a CPU; from random weights, so a norm that learns
+    # smaller for a CPU; with BatchNorm, because the weights are random
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.FREEZE_AT = "cpu", "", 0
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP, cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 16, 16
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.NORM = 64, "BN"
@@ -34,5 +34,5 @@ def test_trains_20_iterations():
         curve.append((losses["loss_mask"] + losses["loss_kernel"]).item())
     assert all(torch.isfinite(torch.tensor(curve))) and sum(curve[-5:]) < sum(curve[:5])
     with torch.no_grad():
-        found = net.eval()(batch())[0]["instances"]
-    assert found.pred_masks.shape == (len(found), 194, 111)
+        detections = net.eval()(batch())[0]["instances"]
+    assert detections.pred_masks.shape == (len(detections), 194, 111)

@@ -1,11 +1,11 @@
-"""Mask R-CNN with semi-convolutional operators: what stays Mask R-CNN's, what comes on top, and the head on its own."""
+"""Mask R-CNN with semi-convolutional operators, by ``SemiConvROIHeads`` and by the mask head alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tellapart import InputError, add_config
-from tellapart.embeddings.losses import bit_masks, masks_on_map, spreads
+from tellapart.embeddings.losses import gt_bit_masks, instance_embedding_losses, sample_gt_masks
 from tellapart.engine.config_checks import load_config
 from tellapart.semiconv import LaplacianKernel, SemiConvMaskHead, SemiConvROIHeads
 from tellapart.semiconv.mask_head import kernel_loss
@@ -24,7 +24,7 @@ ALONE = IMAGE_LEVEL[2:]
 
 
 def model(*options, wide_kernel: bool = False):
-    """A narrow Mask R-CNN with the options; every one from the same random weights."""
+    """A narrow Mask R-CNN with these config options. All start from the same random weights."""
     cfg = get_cfg()
     add_config(cfg)
     cfg.merge_from_file(str(ROOT / "configs" / "quick" / "mask_rcnn" / "mask_rcnn_R_18_FPN_shapes.yaml"))
@@ -53,8 +53,8 @@ def test_losses_and_gradients(options, masks):
     net = model(*options)
     losses = losses_of(net, batch(masks))
     image_level = {"loss_embedding"} if options is IMAGE_LEVEL else set()
-    plain = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
-    assert set(losses) == plain | image_level | {"loss_kernel"}
+    mask_rcnn = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
+    assert set(losses) == mask_rcnn | image_level | {"loss_kernel"}
     assert all(torch.isfinite(x) for x in losses.values()) and losses["loss_kernel"] > 0
     sum(losses.values()).backward()
     for name, parameter in net.named_parameters():
@@ -73,7 +73,7 @@ def test_without_objects_every_parameter_has_a_gradient(options):
 
 
 @pytest.mark.parametrize("options", [IMAGE_LEVEL, ALONE], ids=["image level", "alone"])
-def test_kernel_of_one_leaves_mask_rcnns_masks(options):
+def test_masks_are_mask_rcnns_if_the_kernel_is_1(options):
     plain, narrow = detections(model()), detections(model(*options))
     wide = detections(model(*options, wide_kernel=True))
     for a, b, c in zip(plain, wide, narrow):
@@ -82,8 +82,8 @@ def test_kernel_of_one_leaves_mask_rcnns_masks(options):
 
 
 @pytest.mark.parametrize("options", [IMAGE_LEVEL, ALONE], ids=["image level", "alone"])
-def test_a_mask_rcnn_checkpoint_is_the_start(options):
-    """All its names are there, with its shapes; only the new parts are missing from it."""
+def test_mask_rcnn_checkpoint_can_be_loaded(options):
+    """All of its names exist, with the same shapes. It lacks the parameters of the semi-convolutional parts only."""
     plain, net = model().state_dict(), model(*options)
     result = net.load_state_dict(plain, strict=False)
     assert not result.unexpected_keys
@@ -103,23 +103,23 @@ def test_gradient_into_the_features_is_scaled():
 
 
 def test_levels_of_the_image_level_loss():
-    """The large object counts on every level; the small one, of one pixel or none on the coarse ones, on the others."""
+    """The large object counts on every level, the small one not on the coarsest, where it has less than two pixels."""
     inputs = [annotated(256, 256, [[4, 4, 40, 40], [60, 20, 250, 250]])]
     net = model(*IMAGE_LEVEL)
-    got = losses_of(net, inputs)["loss_embedding"].item()
-    heads, truth, expected = net.roi_heads, inputs[0]["instances"], []
+    loss = losses_of(net, inputs)["loss_embedding"].item()
+    heads, targets, instance_losses = net.roi_heads, inputs[0]["instances"], []
     with torch.no_grad():
         images = net.preprocess_image(inputs)
         features = net.train().backbone(images.tensor)
         for stride, phi in zip(heads.embedding_strides, heads.embed(features)):
             psi = heads.mask_head.semiconv["operator"](phi, stride)
             for i in range(2):
-                mask = masks_on_map(bit_masks(truth[i : i + 1]), stride, phi.shape[-2:])
-                expected.append((i, stride, spreads(psi, [mask]).tolist()))
-    large, small = ([stride for i, stride, found in expected if found and i == which] for which in (1, 0))
+                mask = sample_gt_masks(gt_bit_masks(targets[i : i + 1]), stride, phi.shape[-2:])
+                instance_losses.append((i, stride, instance_embedding_losses(psi, [mask]).tolist()))
+    large, small = ([stride for i, stride, values in instance_losses if values and i == index] for index in (1, 0))
     assert large == heads.embedding_strides and small == large[:-1]
-    values = [value for _, _, found in expected for value in found]
-    assert abs(got - sum(values) / len(values)) < 1e-4 * got
+    values = [value for _, _, values in instance_losses for value in values]
+    assert abs(loss - sum(values) / len(values)) < 1e-4 * loss
 
 
 def head(seed: str = "soft", **more) -> SemiConvMaskHead:
@@ -128,19 +128,19 @@ def head(seed: str = "soft", **more) -> SemiConvMaskHead:
 
 
 def test_mask_logits_equal_a_loop_over_regions_and_pixels():
-    """Equations 8 to 10, straight: p, the seed, s + log K."""
+    """Equations 8 to 10 written as loops: p, Psi_s and log K."""
     torch.manual_seed(1)
     x, boxes = torch.randn(3, 16, 14, 14), torch.tensor([[5.0, 6.0, 40.0, 30.0], [0, 0, 9, 70], [20, 20, 21, 21]])
     classes, phi = torch.tensor([2, 0, 1]), torch.randn(3, 8, 28, 28)
     for training, seed in ((True, "soft"), (False, "soft"), (False, "hard"), (True, "hard")):
         net = head(seed).train(training)
         with torch.no_grad():
-            own, log_kernel = net.parts(x, boxes, classes, phi)
+            logits, log_kernel = net.logits_and_log_kernel(x, boxes, classes, phi)
             expected = net.layers(x)
         sigma = net.semiconv["kernel"].log_sigma.exp().item()
         for r, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
             s = expected[r, classes[r]]
-            torch.testing.assert_close(own[r], s)
+            torch.testing.assert_close(logits[r], s)
             psi = phi[r].clone()
             for i in range(28):
                 psi[0, :, i] += (x0 + (i + 0.5) / 28 * (x1 - x0)) / 32
@@ -148,9 +148,9 @@ def test_mask_logits_equal_a_loop_over_regions_and_pixels():
             p = s.exp() / s.exp().sum()
             if seed == "hard" and not training:
                 p = torch.zeros_like(p).flatten().index_fill(0, s.argmax(), 1.0).view_as(p)
-            center = torch.stack([(p * channel).sum() for channel in psi])
+            seed_embedding = torch.stack([(p * channel).sum() for channel in psi])
             for i, j in ((0, 0), (13, 5), (27, 27)):
-                distance = (psi[:, i, j] - center).norm().item()
+                distance = (psi[:, i, j] - seed_embedding).norm().item()
                 assert abs(log_kernel[r, i, j].item() + distance / sigma) < 1e-4 * (1 + distance)
 
 
@@ -160,12 +160,12 @@ def test_hard_seed_changes_the_masks():
 
 
 def test_kernel_loss_equals_a_loop():
-    truth = Instances((8, 8), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6]])))
+    instances = Instances((8, 8), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6]])))
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[0, :2, :2], masks[1, 3:5, 2:6] = True, True
-    truth.gt_masks = BitMasks(masks)
+    instances.gt_masks = BitMasks(masks)
     log_kernel = -torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
-    log_kernel[0, 0, 3] = 0.0  # the seed's embedding outside of the mask: finite
+    log_kernel[0, 0, 3] = 0.0  # K = 1 outside of the mask: the loss is finite
     expected = 0.0
     for r, (y0, x0) in enumerate(((0, 0), (2, 2))):
         for i in range(4):
@@ -173,40 +173,28 @@ def test_kernel_loss_equals_a_loop():
                 k = log_kernel[r, i, j].exp().item()
                 inside = bool(masks[r, y0 + i, x0 + j])
                 expected -= log_kernel[r, i, j].item() if inside else torch.tensor(1 - 0.99 * k).log().item()
-    assert abs(kernel_loss(log_kernel, [truth]).item() - expected / 32) < 1e-6
+    assert abs(kernel_loss(log_kernel, [instances]).item() - expected / 32) < 1e-6
     empty = torch.zeros(0, 4, 4, requires_grad=True)
-    assert kernel_loss(empty, [truth[:0]]).item() == 0
+    assert kernel_loss(empty, [instances[:0]]).item() == 0
 
 
 def test_inference_with_given_boxes():
-    """As test-time augmentation calls it: features of the backbone only."""
+    """Test-time augmentation calls the heads like this, with the features of the backbone only."""
     net = model(*IMAGE_LEVEL).eval()
-    found = detections(net)[0]
+    image_size = detections(net)[0].image_size
     given = Instances((97, 111), pred_boxes=Boxes(torch.tensor([[4.0, 4, 42, 44]])), pred_classes=torch.tensor([1]))
     with torch.no_grad():
-        made = net.inference(batch()[:1], [given])[0]["instances"]
-    assert made.pred_masks.shape == (1, *found.image_size)
-    none = Instances((97, 111), pred_boxes=Boxes(torch.zeros(0, 4)), pred_classes=torch.zeros(0, dtype=torch.int64))
+        instances = net.inference(batch()[:1], [given])[0]["instances"]
+    assert instances.pred_masks.shape == (1, *image_size)
+    empty = Instances((97, 111), pred_boxes=Boxes(torch.zeros(0, 4)), pred_classes=torch.zeros(0, dtype=torch.int64))
     with torch.no_grad():
-        assert len(net.inference(batch()[:1], [none])[0]["instances"]) == 0
+        assert len(net.inference(batch()[:1], [empty])[0]["instances"]) == 0
 
 
 @pytest.mark.parametrize("kernel", ["GaussianKernel", "SteeredBilateralKernel"])
 def test_other_kernels_by_name(kernel):
     losses = losses_of(model(*IMAGE_LEVEL, "MODEL.SEMICONV.KERNEL", kernel), batch())
     assert torch.isfinite(sum(losses.values()))
-
-
-def test_head_alone_on_res5_heads():
-    """Any ROI heads: those of C4 pool from one map, and share the box branch's features."""
-    cfg = get_cfg()
-    add_config(cfg)
-    cfg.MODEL.DEVICE, cfg.MODEL.MASK_ON, cfg.MODEL.RESNETS.DEPTH = "cpu", True, 50
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = 16, 100
-    cfg.MODEL.ROI_MASK_HEAD.NAME, cfg.MODEL.SEMICONV.CONV_DIM, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ALONE[1], 16, 3
-    losses = losses_of(build_model(cfg), batch())
-    assert losses["loss_kernel"] > 0 and torch.isfinite(sum(losses.values()))
 
 
 def test_autocast():
@@ -216,49 +204,63 @@ def test_autocast():
     assert all(torch.isfinite(x) for x in losses.values()) and losses["loss_embedding"].dtype == torch.float32
 
 
-def test_places_are_exact_under_autocast():
-    """Half of float32's digits would put a seed at x = 1201 pixels five pixels off."""
+def test_coordinates_are_float32_under_autocast():
+    """In bfloat16 a seed at x = 1201 pixels would be off by five pixels."""
     head, boxes = model(*IMAGE_LEVEL).roi_heads.mask_head, torch.tensor([[1201.0, 700.0, 1241.0, 741.0]])
     with torch.no_grad():
         inputs = torch.randn(1, 16, 14, 14), boxes, torch.tensor([1]), torch.zeros(1, 8, 28, 28)
-        own, wanted = head.parts(*inputs)
+        _, expected = head.logits_and_log_kernel(*inputs)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            _, found = head.parts(*inputs)
-        assert wanted.dtype == found.dtype == torch.float32
-        # the seed moves by the rounding of the logits only
-        torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)
+            _, log_kernel = head.logits_and_log_kernel(*inputs)
+        assert expected.dtype == log_kernel.dtype == torch.float32
+        # only the rounding of the logits changes the seed's embedding
+        torch.testing.assert_close(log_kernel, expected, atol=0.01, rtol=0)
 
 
-def test_heads_of_ones_own(monkeypatch):
-    """A subclass gives embeddings too, so its mask head, of one's own as well, predicts none."""
+def test_subclasses_of_the_heads(monkeypatch):
+    """A subclass of the RoI heads also passes embeddings, so that a subclass of the mask head does not predict them."""
 
-    class Mine(SemiConvROIHeads):
+    class MyROIHeads(SemiConvROIHeads):
         pass
 
-    class MyMasks(SemiConvMaskHead):
+    class MyMaskHead(SemiConvMaskHead):
         pass
 
-    for registry, part in ((ROI_HEADS_REGISTRY, Mine), (ROI_MASK_HEAD_REGISTRY, MyMasks)):
+    for registry, part in ((ROI_HEADS_REGISTRY, MyROIHeads), (ROI_MASK_HEAD_REGISTRY, MyMaskHead)):
         monkeypatch.setitem(registry._obj_map, part.__name__, part)
-    net = model("MODEL.ROI_HEADS.NAME", "Mine", "MODEL.ROI_MASK_HEAD.NAME", "MyMasks")
+    net = model("MODEL.ROI_HEADS.NAME", "MyROIHeads", "MODEL.ROI_MASK_HEAD.NAME", "MyMaskHead")
     sum(losses_of(net, batch()).values()).backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_only_the_head_alone_has_a_predictor():
+    assert "predictor" in model(*ALONE).roi_heads.mask_head.semiconv
+    assert "predictor" not in model(*IMAGE_LEVEL).roi_heads.mask_head.semiconv
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_embeddings_are_predicted_once_per_level(training):
+    """In training the mask branch and the image-level loss share them."""
+    net, calls = model(*IMAGE_LEVEL), []
+    net.roi_heads.embedding_predictor.register_forward_hook(lambda *args: calls.append(args))
+    losses_of(net, batch()) if training else detections(net)
+    assert len(calls) == len(net.roi_heads.mask_in_features)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("MODEL.ROI_HEADS.NAME", "SemiConvROIHeads"), "wants True, SemiConvMaskHead and a pooler"),
+        (("MODEL.ROI_HEADS.NAME", "SemiConvROIHeads"), "needs True, 'SemiConvMaskHead' and a pooler"),
         ((*IMAGE_LEVEL, "MODEL.MASK_ON", "False"), "MODEL.MASK_ON is False"),
         ((*IMAGE_LEVEL, "MODEL.ROI_MASK_HEAD.POOLER_TYPE", ""), "POOLER_TYPE ''"),
-        ((*IMAGE_LEVEL, "MODEL.SEMICONV.SEED", "warm"), "SEMICONV.SEED is 'warm', wanted one of .'soft', 'hard'."),
-        ((*IMAGE_LEVEL, "MODEL.SEMICONV.EMBEDDING_DIM", "1"), "EMBEDDING_DIM is 1, wanted at least 2"),
-        ((*IMAGE_LEVEL, "MODEL.SEMICONV.CONV_DIM", "0"), "CONV_DIM is 0, wanted 1 or more"),
-        ((*ALONE, "MODEL.SEMICONV.KERNEL", "Laplace"), "KERNEL is 'Laplace', wanted one of .'LaplacianKernel', "),
-        ((*ALONE, "MODEL.SEMICONV.MIXING", "add"), "MIXING is 'add', wanted one of .'additive', 'convolutional'"),
-        ((*ALONE, "MODEL.SEMICONV.SIGMA", "0.0"), "SIGMA is 0.0, wanted a number above 0"),
-        ((*ALONE, "MODEL.SEMICONV.PIXELS_PER_UNIT", "-32.0"), "PIXELS_PER_UNIT is -32.0, wanted a number above 0"),
-        ((*ALONE, "MODEL.SEMICONV.GRADIENT_SCALE", "-0.1"), "GRADIENT_SCALE is -0.1, wanted 0 or more"),
+        ((*IMAGE_LEVEL, "MODEL.SEMICONV.SEED", "warm"), "SEMICONV.SEED is 'warm', .* one of .'soft', 'hard'."),
+        ((*IMAGE_LEVEL, "MODEL.SEMICONV.EMBEDDING_DIM", "1"), "EMBEDDING_DIM is 1, .* at least 2"),
+        ((*IMAGE_LEVEL, "MODEL.SEMICONV.CONV_DIM", "0"), "CONV_DIM is 0, .* 1 or more"),
+        ((*ALONE, "MODEL.SEMICONV.KERNEL", "Laplace"), "KERNEL is 'Laplace', .* one of .'LaplacianKernel', "),
+        ((*ALONE, "MODEL.SEMICONV.MIXING", "add"), "MIXING is 'add', .* one of .'additive', 'convolutional'"),
+        ((*ALONE, "MODEL.SEMICONV.SIGMA", "0.0"), "SIGMA is 0.0, .* a number above 0"),
+        ((*ALONE, "MODEL.SEMICONV.PIXELS_PER_UNIT", "-32.0"), "PIXELS_PER_UNIT is -32.0, .* a number above 0"),
+        ((*ALONE, "MODEL.SEMICONV.GRADIENT_SCALE", "-0.1"), "GRADIENT_SCALE is -0.1, .* 0 or more"),
     ],
 )
 def test_bad_configs(options, message):
@@ -266,20 +268,23 @@ def test_bad_configs(options, message):
         model(*options)
 
 
-def test_names_are_public():
+def test_classes_are_public():
     assert isinstance(head(), SemiConvMaskHead) and isinstance(head().semiconv["kernel"], LaplacianKernel)
     assert isinstance(model(*IMAGE_LEVEL).roi_heads, SemiConvROIHeads)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "SemiConv").glob("semiconv*.yaml")), ids=lambda p: p.stem)
 def test_configs_build(path):
-    """Nothing is allocated. A second stage starts where the first one's config leaves its weights, or from the zoo."""
+    """A second stage starts from the weights that the first stage's config writes, or from the model zoo.
+
+    The models are built on the device "meta", which allocates no memory.
+    """
     cfg = load_config(str(path), ["MODEL.DEVICE", "meta"])
     assert isinstance(build_model(cfg).roi_heads, SemiConvROIHeads)
-    assert list(cfg.MODEL.PIXEL_STD) == [1.0, 1.0, 1.0], "as Detectron2's Mask R-CNNs and MSRA's weights want it"
-    first = path.with_name(path.name.replace("semiconv", "mask_rcnn"))
-    if first.is_file():
-        folder = load_config(str(first), []).OUTPUT_DIR
-        assert f"{folder}/model_final.pth" == cfg.MODEL.WEIGHTS
+    assert list(cfg.MODEL.PIXEL_STD) == [1.0, 1.0, 1.0], "as for Detectron2's Mask R-CNN and MSRA's weights"
+    first_stage = ROOT / "configs" / "MaskRCNN" / path.name.replace("semiconv", "mask_rcnn")
+    if first_stage.is_file():
+        output_dir = load_config(str(first_stage), []).OUTPUT_DIR
+        assert f"{output_dir}/model_final.pth" == cfg.MODEL.WEIGHTS
     else:
         assert cfg.MODEL.WEIGHTS.startswith("detectron2://COCO-InstanceSegmentation/mask_rcnn_R_")

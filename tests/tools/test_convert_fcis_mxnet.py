@@ -1,4 +1,4 @@
-"""The converter of the authors' FCIS weights, on `.params` files written here with few channels and random numbers."""
+"""The converter of the authors' FCIS weights, on small random `.params` files that the tests write."""
 
 import importlib.util
 import runpy
@@ -33,13 +33,13 @@ K, C, RATIOS, SCALES = 3, 4, 3, 2
 
 def official_params(num_classes, grid_size, num_anchors, depth=101, stem=64, rpn=512, head=1024, seed=0):
     """
-    All arrays of an official FCIS by their names in the file, random float32.
+    Random float32 arrays of an official FCIS by their names in the file.
 
     Args:
         num_classes: without background.
-        stem: output channels of conv1; residual stages have 4, 8, 16 and 32 times as many.
-        rpn: channels of the RPN's 3 x 3 convolution.
-        head: of the convolution before the score maps.
+        stem: output channels of conv1; the residual stages have 4, 8, 16 and 32 times as many.
+        rpn: output channels of the RPN's 3 x 3 convolution.
+        head: output channels of the convolution before the score maps.
     """
     rng = np.random.default_rng(seed)
     params = {}
@@ -54,7 +54,7 @@ def official_params(num_classes, grid_size, num_anchors, depth=101, stem=64, rpn
         params[f"arg:{name}_gamma"] = rng.uniform(0.5, 1.5, channels).astype(np.float32)
         params[f"arg:{name}_beta"] = rng.normal(0, 1, channels).astype(np.float32)
         params[f"aux:{name}_moving_mean"] = rng.normal(0, 1, channels).astype(np.float32)
-        # so small that a wrong epsilon shows
+        # so small that a wrong epsilon changes the result
         params[f"aux:{name}_moving_var"] = rng.uniform(1e-5, 1e-4, channels).astype(np.float32)
 
     conv("conv1", stem, 3, 7)
@@ -83,7 +83,7 @@ def official_params(num_classes, grid_size, num_anchors, depth=101, stem=64, rpn
 
 
 def params_bytes(params, version=2, names=None, dims=None):
-    """A `.params` file's bytes; `version` 0 to 3 of its arrays' form, `dims` overrides their shapes."""
+    """The bytes of a `.params` file; `version` 0 to 3 is the format of the arrays, `dims` replaces their shapes."""
     out = [struct.pack("<QQQ", 0x112, 0, len(params))]
     for array in params.values():
         shape = array.shape if dims is None else dims
@@ -102,7 +102,7 @@ def params_bytes(params, version=2, names=None, dims=None):
 
 @pytest.fixture(scope="module")
 def params():
-    """A narrow ResNet-101 with C classes, grid K and SCALES x RATIOS anchors; not to be changed."""
+    """An FCIS with a narrow ResNet-101, C classes, grid K and SCALES x RATIOS anchors. Tests must not change it."""
     return official_params(C, K, SCALES * RATIOS, **NARROW)
 
 
@@ -120,33 +120,33 @@ def our_conv(model, name, x):
 
 
 @pytest.mark.parametrize("version", [0, 1, 2, 3])
-def test_bytes_are_parsed(version):
+def test_all_formats_are_parsed(version):
     rng = np.random.default_rng(version)
-    wanted = {f"arg:{d}": rng.integers(0, 99, (2, 3, 1, 4)[: i % 4 + 1]).astype(d) for i, d in enumerate(FLAGS)}
-    wanted["aux:none"] = np.zeros((2, 0), np.float32)
-    found = script.parse_params(params_bytes(wanted, version))
-    assert list(found) == list(wanted)
-    for name, array in wanted.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+    expected = {f"arg:{d}": rng.integers(0, 99, (2, 3, 1, 4)[: i % 4 + 1]).astype(d) for i, d in enumerate(FLAGS)}
+    expected["aux:none"] = np.zeros((2, 0), np.float32)
+    parsed = script.parse_params(params_bytes(expected, version))
+    assert list(parsed) == list(expected)
+    for name, array in expected.items():
+        assert parsed[name].dtype == array.dtype
+        np.testing.assert_array_equal(parsed[name], array)
 
 
-def test_every_cut_is_noticed():
+def test_incomplete_files_are_detected():
     data = params_bytes({"arg:a": np.ones((2, 3), np.float32), "aux:b": np.ones(2, np.float32)})
     for size in range(len(data)):
         with pytest.raises(InputError, match=f"ends after {size} bytes, inside (the|tensor . of 2)"):
             script.parse_params(data[:size])
 
 
-def test_odd_bytes_are_named():
+def test_invalid_files_are_described():
     one, two = {"a": np.ones(2, np.float32)}, {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}
     plain = bytearray(params_bytes(one))
-    sparse, strange = plain[:], plain[:]
-    sparse[28], strange[52] = 1, 9  # the storage type and the type flag
+    sparse, unknown_type = plain[:], plain[:]
+    sparse[28], unknown_type[52] = 1, 9  # the storage type and the type flag
     for data, message in (
-        (b"PK\x03\x04" + bytes(40), "not an MXNet .params file: begins with 0x4034b50, wanted 0x112"),
-        (sparse, "tensor 1 of 1 has storage type 1, wanted 0"),
-        (strange, "tensor 1 of 1 has shape .2,. and type flag 9"),
+        (b"PK\x03\x04" + bytes(40), "not an MXNet .params file: begins with 0x4034b50, expected 0x112"),
+        (sparse, "tensor 1 of 1 has storage type 1, expected 0"),
+        (unknown_type, "tensor 1 of 1 has shape .2,. and type flag 9"),
         (params_bytes(one, dims=()), "tensor 1 of 1 has 0 dimensions"),
         (params_bytes(one, dims=(-1, -2)), "has shape .-1, -2. and"),
         (params_bytes(one, 0, dims=(1,) * 40), "has 40 dimensions"),
@@ -159,22 +159,22 @@ def test_odd_bytes_are_named():
 
 
 @pytest.mark.parametrize("depth", [50, 101, 152])
-def test_names_and_shapes_are_the_networks(depth):
+def test_names_and_shapes_are_those_of_the_network(depth):
     cfg = get_cfg()
     cfg.MODEL.RESNETS.update(DEPTH=depth, OUT_FEATURES=["res4", "res5"], NORM="FrozenBN", RES5_DILATION=2)
     cfg.MODEL.RESNETS.update(STEM_OUT_CHANNELS=2, WIDTH_PER_GROUP=2, RES2_OUT_CHANNELS=8)
-    wanted = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict(prefix="backbone.")
+    expected = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict(prefix="backbone.")
     head = StandardRPNHead(in_channels=32, num_anchors=SCALES * RATIOS, conv_dims=[3])
-    wanted.update(head.state_dict(prefix="proposal_generator.rpn_head."))
+    expected.update(head.state_dict(prefix="proposal_generator.rpn_head."))
     params = official_params(C, K, SCALES * RATIOS, depth=depth, **NARROW)
     converted = script.convert(params, K)
-    found = {name: tensor.shape for name, tensor in converted.model.items() if not name.startswith("roi_heads")}
-    assert found == {name: tensor.shape for name, tensor in wanted.items()}
+    shapes = {name: tensor.shape for name, tensor in converted.model.items() if not name.startswith("roi_heads")}
+    assert shapes == {name: tensor.shape for name, tensor in expected.items()}
     assert converted.summary.startswith(f"{len(params)} tensors: ResNet-{depth}, 4 classes, grid 3 x 3, anchors of 2 s")
     assert all(tensor.dtype == torch.float32 for tensor in converted.model.values())
 
 
-def test_backbone_blocks_keep_their_places(params, model):
+def test_backbone_blocks_keep_their_order(params, model):
     for official, ours in (
         ("res2a_branch1", "res2.0.shortcut"),
         ("res2c_branch2b", "res2.2.conv2"),
@@ -185,7 +185,7 @@ def test_backbone_blocks_keep_their_places(params, model):
         np.testing.assert_array_equal(model[f"backbone.{ours}.weight"], params[f"arg:{official}_weight"])
 
 
-def test_stem_and_batch_norm_give_the_same(params, model):
+def test_stem_and_batch_norm_return_the_same(params, model):
     image = torch.randn(2, 3, 9, 9)
     bgr = F.conv2d(image.flip(1), model["backbone.stem.conv1.weight"])
     rgb = F.conv2d(image, torch.tensor(params["arg:conv1_weight"]))
@@ -197,12 +197,12 @@ def test_stem_and_batch_norm_give_the_same(params, model):
     gamma, beta = params["arg:bn_conv1_gamma"], params["arg:bn_conv1_beta"]
     mean, var = params["aux:bn_conv1_moving_mean"], params["aux:bn_conv1_moving_var"]
     x = rgb.numpy().transpose(0, 2, 3, 1)
-    wanted = gamma * (x - mean) / np.sqrt(var + 1e-5) + beta
-    np.testing.assert_allclose(frozen(rgb).numpy().transpose(0, 2, 3, 1), wanted, rtol=1e-4, atol=1e-4)
+    expected = gamma * (x - mean) / np.sqrt(var + 1e-5) + beta
+    np.testing.assert_allclose(frozen(rgb).numpy().transpose(0, 2, 3, 1), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_score_and_box_maps_give_the_same_at_every_pixel(params, model):
-    """One ROI of the whole map, 2 x 2 pixels a cell: every pixel reads the maps of its own cell."""
+def test_score_and_box_maps_return_the_same_at_every_pixel(params, model):
+    """With one RoI over the whole map, 2 x 2 pixels per bin, every pixel reads the maps of its own bin."""
     x = torch.randn(1, NARROW["head"], 2 * K, 2 * K)
     scores = official_conv(params, "fcis_cls_seg", x)[0]
     boxes = official_conv(params, "fcis_bbox", x)[0]
@@ -222,7 +222,7 @@ def test_score_and_box_maps_give_the_same_at_every_pixel(params, model):
             torch.testing.assert_close(ours, official)
 
 
-def test_rpn_gives_the_same_for_every_anchor(params, model):
+def test_rpn_returns_the_same_for_every_anchor(params, model):
     x = torch.randn(1, NARROW["rpn"], 2, 2)
     two = official_conv(params, "rpn_cls_score", x)[0].reshape(2, SCALES * RATIOS, 2, 2).softmax(dim=0)
     deltas = official_conv(params, "rpn_bbox_pred", x)[0]
@@ -247,23 +247,24 @@ def test_file_to_checkpoint(params, tmp_path, monkeypatch, capsys):
     script.main()
     checkpoint = torch.load(output, weights_only=True)
     assert set(checkpoint) == {"model", "__author__"}
-    wanted = script.convert(params, K).model
-    assert checkpoint["model"].keys() == wanted.keys()
-    assert all(torch.equal(checkpoint["model"][name], tensor) for name, tensor in wanted.items())
+    expected = script.convert(params, K).model
+    assert checkpoint["model"].keys() == expected.keys()
+    assert all(torch.equal(checkpoint["model"][name], tensor) for name, tensor in expected.items())
     assert [path.name for path in tmp_path.glob("fcis*")] == ["fcis.pth"]
     printed = capsys.readouterr().out
     for part in (
-        "met 534 tensors: ResNet-101, 4 classes, grid 3 x 3, anchors of 2 sizes x 3 ratios",
-        "mapped 532 tensors:\n  backbone              520\n  proposal_generator      6\n  roi_heads               6\n",
+        "found 534 tensors: ResNet-101, 4 classes, grid 3 x 3, anchors of 2 sizes x 3 ratios",
+        "converted 532 tensors:\n  backbone              520\n  proposal_generator      6\n"
+        "  roi_heads               6\n",
         "arg:fcis_bbox_bias, first half: the background's deltas",
-        "arg:fcis_bbox_weight_test: the plain one times the deltas' deviations",
+        "arg:fcis_bbox_weight_test: a copy of arg:fcis_bbox_weight, multiplied by the deltas' standard deviations",
         "arg:odd: no such tensor in this model",
     ):
         assert part in printed
 
 
-def test_a_release_of_full_size_fits_the_coco_config():
-    """Names and shapes are those of the model that configs/FCIS/fcis_R_101_ohem_coco.yaml builds."""
+def test_a_release_of_full_size_has_the_names_and_shapes_of_the_coco_config():
+    """That is configs/FCIS/fcis_R_101_ohem_coco.yaml."""
     config = Path(__file__).resolve().parents[2] / "configs" / "FCIS" / "fcis_R_101_ohem_coco.yaml"
     model = build_model(load_config(str(config), ["MODEL.DEVICE", "meta"])).state_dict()
     official = official_params(num_classes=80, grid_size=7, num_anchors=12)
@@ -272,13 +273,13 @@ def test_a_release_of_full_size_fits_the_coco_config():
     assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in model.items() if k not in buffers}
 
 
-def test_bad_tensors_leave_no_file(params, tmp_path):
+def test_bad_tensors_write_no_file(params, tmp_path):
     source, output = tmp_path / "release.params", tmp_path / "fcis.pth"
     ones, bias = np.ones((36, 5, 1, 1), np.float32), np.ones(36, np.float32)
     for change, message in (
         ({"aux:bn4b22_branch2c_moving_var": None}, "lacks 1 tensors .* ResNet-101: aux:bn4b22_branch2c_moving_var"),
-        ({"arg:conv1_weight": ones[..., 0]}, r"arg:conv1_weight has shape \(36, 5, 1\), wanted 4 dim"),
-        ({"arg:bn_conv1_beta": bias[:3]}, r"arg:bn_conv1_beta has shape \(3,\), wanted \(2,\)"),
+        ({"arg:conv1_weight": ones[..., 0]}, r"arg:conv1_weight has shape \(36, 5, 1\), expected 4 dim"),
+        ({"arg:bn_conv1_beta": bias[:3]}, r"arg:bn_conv1_beta has shape \(3,\), expected \(2,\)"),
         ({"arg:fcis_bbox_weight": ones, "arg:fcis_bbox_bias": bias}, "fcis_bbox_weight has 36 out.*size 3"),
         ({"arg:fcis_cls_seg_weight": ones[:20], "arg:fcis_cls_seg_bias": bias[:20]}, "seg_weight has 20 out"),
         ({"arg:rpn_bbox_pred_weight": ones, "arg:rpn_bbox_pred_bias": bias}, r"have \(12, 36\) outputs"),
@@ -316,10 +317,11 @@ def test_files_that_cannot_be_read_or_written(params, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fcis.pth", "inside", "release.params"]
 
 
-def test_the_command_fails_with_one_line(tmp_path, monkeypatch):
+def test_the_command_fails_with_one_line(tmp_path, monkeypatch, capsys):
     source = tmp_path / "text.params"
     source.write_text("no weights")
     monkeypatch.setattr(sys, "argv", ["convert", str(source), str(tmp_path / "out.pth")])
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert str(stop.value).endswith("text.params ends after 10 bytes, inside the header: not a whole .params file")
+    message = capsys.readouterr().err
+    assert message.endswith("text.params ends after 10 bytes, inside the header: not a whole .params file\n")

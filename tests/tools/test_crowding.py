@@ -1,4 +1,4 @@
-"""tools/crowding.py: whose pixels a box holds."""
+"""tools/crowding.py: which instances the pixels of a box belong to."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_shares_equal_a_loop_over_pixels():
         (top, left), (bottom, right) = pixels.min(0), pixels.max(0)
         inside = [(y, x) for y in range(top, bottom + 1) for x in range(left, right + 1) if masks[:, y, x].any()]
         wanted.append(sum(not masks[k, y, x] for y, x in inside) / len(inside))
-    found = runpy.run_path(str(TOOL))["foreign_shares"](masks)
+    found = runpy.run_path(str(TOOL))["other_instance_fractions"](masks)
     assert found == pytest.approx(wanted) and min(found) > 0
 
 
 def test_overlapping_instances_both_have_their_pixels():
     masks = np.zeros((2, 4, 8), bool)
     masks[0, :, :6] = masks[1, :, 4:] = True  # columns 4 and 5 are both's
-    assert runpy.run_path(str(TOOL))["foreign_shares"](masks) == [0.0, 0.0]
+    assert runpy.run_path(str(TOOL))["other_instance_fractions"](masks) == [0.0, 0.0]
 
 
 def test_table(run_tool):

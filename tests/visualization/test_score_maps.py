@@ -1,19 +1,20 @@
-"""The picture of the score maps, and the command-line tools around FCIS."""
+"""The pictures of score maps: FCIS regions, InstanceFCN windows, and their tool."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 from tellapart.errors import InputError
-from tellapart.visualization.score_maps import draw_fcis_region
+from tellapart.visualization.score_maps import draw_fcis_region, draw_instance_fcn
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from test_fcis import VARIANTS, annotated, config, model
+from fcis.test_fcis import VARIANTS, config, model
+from instance_fcn.test_instance_fcn import model as instance_fcn_model
+from synthetic_images import annotated
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +25,7 @@ def count(picture: np.ndarray, color: tuple[int, int, int]) -> int:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_picture_of_a_region(variant, tmp_path):
-    """Draws for every grid, level and sampling; the region's frame is where it was asked for."""
+    """It can be drawn for every grid size, level and sampling, and the frame is at the given box."""
     fcis = model(variant).eval()
     path = tmp_path / "deeper" / "maps.png"
     box = (20.0, 10.0, 70.0, 60.0)
@@ -34,28 +35,40 @@ def test_picture_of_a_region(variant, tmp_path):
     assert count(picture, (80, 200, 60)) > 0, "no cell is marked"
     tile = min(96, 7 * 96 // k)
     assert picture.shape[0] > k * tile * 97 / 111 + 320 * 97 / 111
-    # the red frame of the first panel: left edge at 20 px of an image that is 320 wide and not 111
+    # the left edge of the red frame: at x = 20 of an image that is enlarged from 111 to 320 pixels
     bottom = picture[-400:, :330]
     columns = (bottom == (60, 60, 230)).all(-1).sum(0)
     assert abs(int(np.flatnonzero(columns > 100)[0]) - (8 + 20 * 320 / 111)) <= 2
-    draw_fcis_region(path, fcis, annotated(97, 111, []))  # the best candidate, numbers for names
+    draw_fcis_region(path, fcis, annotated(97, 111, []))  # the best candidate, categories by number
     assert path.stat().st_size > 0
 
 
-def test_picture_without_a_proposal(tmp_path):
+def test_without_proposals_a_box_is_needed(tmp_path):
     fcis = model(**{"MODEL.RPN.POST_NMS_TOPK_TEST": 0}).eval()
     with pytest.raises(InputError, match="give a box"):
         draw_fcis_region(tmp_path / "a.png", fcis, annotated(64, 80, []))
 
 
-def test_picture_of_a_box_beside_the_image(tmp_path):
+def test_boxes_outside_the_image_are_refused(tmp_path):
     fcis, inputs = model("FPN").eval(), annotated(64, 80, [])
     for box in ((10, 10, 10, 30), (40, 10, 20, 30), (90, 10, 95, 30), (math.nan, 10, 20, 30)):
         with pytest.raises(InputError, match="has no area in the image, at the test size 80 x 64 pixels"):
             draw_fcis_region(tmp_path / "a.png", fcis, inputs, box)
-    for name, box in (("whole.png", (0, 0, 80, 64)), ("larger.png", (-1e9, -1e9, 1e9, 1e9))):  # what reaches out is cut
+    for name, box in (("whole.png", (0, 0, 80, 64)), ("larger.png", (-1e9, -1e9, 1e9, 1e9))):  # clipped to the image
         draw_fcis_region(tmp_path / name, fcis, inputs, box)
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "larger.png").read_bytes()
+
+
+@pytest.mark.parametrize("variant", ["single", "k1", "pyramid", "scales"])
+def test_picture_of_a_window(variant, tmp_path):
+    net = instance_fcn_model(variant).eval()
+    draw_instance_fcn(tmp_path / "deeper" / "window.png", net, annotated(97, 111, []))
+    picture = cv2.imread(str(tmp_path / "deeper" / "window.png"))
+    k = net.proposal_generator.mask_head.grid_size
+    marked = (picture == (80, 200, 60)).all(-1)
+    assert marked.any() and picture.shape[1] >= 4 * 320
+    if k > 1:  # each map has its own cell
+        assert marked[:, : picture.shape[1] // 3].any(0).sum() > 2 * k
 
 
 def test_draw_score_maps_command(run_tool, tmp_path):
@@ -72,24 +85,4 @@ def test_draw_score_maps_command(run_tool, tmp_path):
     assert printed.startswith(f"exit: cannot read image {image}")
     other = ROOT / "configs" / "quick" / "mask_rcnn" / "mask_rcnn_R_18_FPN_shapes.yaml"
     printed = run_tool("draw_score_maps.py", "--config-file", str(other), "--image", str(image))
-    assert printed.endswith("MODEL.META_ARCHITECTURE is GeneralizedRCNN, wanted FCIS or InstanceFCN")
-
-
-def test_subset(run_tool, tmp_path):
-    source, output = tmp_path / "all.json", tmp_path / "some.json"
-    coco = {
-        "images": [{"id": i} for i in (5, 3, 9)],
-        "annotations": [{"id": i, "image_id": image} for i, image in enumerate((9, 5, 3, 5))],
-        "categories": [{"id": 1, "name": "a"}],
-    }
-    source.write_text(json.dumps(coco))
-    assert "2 images, 3 annotations" in run_tool("subset_coco.py", str(source), "2", str(output))
-    part = json.loads(output.read_text())
-    assert [image["id"] for image in part["images"]] == [5, 3] and part["categories"] == coco["categories"]
-    assert {a["image_id"] for a in part["annotations"]} == {5, 3}
-    output.unlink()
-    for number in ("4", "0"):
-        assert run_tool("subset_coco.py", str(source), number, str(output)).endswith(f"has 3 images, wanted {number}")
-    source.write_text("[1]")
-    assert "is no COCO JSON" in run_tool("subset_coco.py", str(source), "1", str(output))
-    assert not output.exists()
+    assert printed.endswith("MODEL.META_ARCHITECTURE is GeneralizedRCNN, expected FCIS or InstanceFCN")

@@ -1,4 +1,4 @@
-"""Backbones that the papers use and Detectron2 does not have."""
+"""Backbones of the papers that Detectron2 does not have."""
 
 from .vgg import DilatedVGG16, build_dilated_vgg16_backbone
 

@@ -1,4 +1,4 @@
-"""Instance coloring: pixels are grouped into instances by their embeddings, without boxes (Novotny et al., ECCV 2018)."""
+"""Instance coloring (Novotny et al., ECCV 2018): group pixels into instances by their embeddings, without boxes."""
 
 from .coloring import SemiConvColoring
 

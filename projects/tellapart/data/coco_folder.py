@@ -1,8 +1,7 @@
-"""Any folder of images with a COCO JSON: checked at the door, then registered like Detectron2's own data sets."""
+"""Data sets of a COCO JSON file and a folder of images: checks before training, and registration in Detectron2."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import math
@@ -11,22 +10,22 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tellapart.errors import InputError
+from tellapart.errors import InputError, did_you_mean
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as coco_mask
 
-# what has been checked in this process, by name, path, size and time: categories, and whether there are masks
+# Results of the checks in this process by (name, paths, file size, modification time): category names, has masks.
 _checked: dict[tuple, tuple[list[str], bool]] = {}
 _has_masks: dict[str, bool] = {}
 
 
 def coco_annotation(annotation_id: int, image_id: int, category_id: int, mask: np.ndarray) -> dict[str, Any]:
-    """
-    A COCO annotation with compressed RLE of `mask`, bool (H, W). Let ids begin at 1: COCO's evaluation takes a match
-    with annotation 0 for none.
+    """Return a COCO annotation with the compressed RLE of ``mask``, bool (H, W).
+
+    Ids should start at 1, because pycocotools treats a match with annotation 0 as no match.
     """
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
@@ -41,20 +40,20 @@ def coco_annotation(annotation_id: int, image_id: int, category_id: int, mask: n
 
 
 def check_coco_dataset(name: str, json_file: str, image_root: str) -> list[str]:
-    """
-    Reads a COCO JSON and looks for everything in it that would fail or, worse, go wrong silently later on. An unchanged
-    file is checked once in a process. Images are looked for, not opened.
+    """Read a COCO JSON file and check it for everything that would fail, or give wrong results, later.
+
+    An unchanged file is checked once per process. Image files must exist; they are not opened.
 
     Args:
         name: the data set's name, for messages only.
-        json_file: path of the COCO JSON.
-        image_root: folder that the `file_name` of its images refers to.
+        json_file: path of the COCO JSON file.
+        image_root: folder that the ``file_name`` of its images is relative to.
 
     Returns:
-        the category names in the order of their contiguous ids, which is that of their ids in the file.
+        The category names, sorted by category id, which is the order of the contiguous ids.
 
     Raises:
-        InputError: saying what is missing or broken, in which file, with the ids.
+        InputError: names the file, the ids, and what is missing or broken.
     """
     where = f"Data set {name}"
     if not os.path.isdir(image_root):
@@ -76,7 +75,7 @@ def check_coco_dataset(name: str, json_file: str, image_root: str) -> list[str]:
 
 
 def has_masks(name: str) -> bool:
-    """False for a data set of which `check_dataset` has found annotations, but none with a mask."""
+    """Return False if :func:`check_dataset` found annotations in the data set, but none with a mask."""
     return _has_masks.get(name, True)
 
 
@@ -91,7 +90,7 @@ def _parse(where: str, json_file: str) -> dict[str, list[dict]]:
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{where} can't be read: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{where}: the top level is a {type(content).__name__}, wanted an object with 'images', ...")
+        raise InputError(f"{where}: the top level is a {type(content).__name__}, expected an object with 'images', ...")
     for field in ("images", "annotations", "categories"):
         if field not in content:
             raise InputError(f"{where} has no '{field}'; found {', '.join(map(repr, content)) or 'nothing'}")
@@ -101,15 +100,15 @@ def _parse(where: str, json_file: str) -> dict[str, list[dict]]:
 
 
 def _check_images(where: str, images: list[dict], image_root: str) -> dict[int, dict]:
-    """The images by id."""
-    _need_keys(where, "image", images, {"id": int, "file_name": str, "height": int, "width": int})
+    """Check the images; return them by id."""
+    _require_keys(where, "image", images, {"id": int, "file_name": str, "height": int, "width": int})
     if not images:
         raise InputError(f"{where}: 'images' is empty")
-    _need_unique(where, "image id", (image["id"] for image in images))
+    _require_unique(where, "image id", (image["id"] for image in images))
     for image in images:
         if image["height"] < 1 or image["width"] < 1:
             raise InputError(f"{where}: image {image['id']} has the size {image['width']} x {image['height']}")
-    listed: dict[str, set[str]] = {}  # one look into each folder is much faster than one at each image
+    listed: dict[str, set[str]] = {}  # listing each folder once is much faster than one lookup per image
     missing = []
     for image in images:
         folder, base = os.path.split(os.path.join(image_root, image["file_name"]))
@@ -118,22 +117,24 @@ def _check_images(where: str, images: list[dict], image_root: str) -> dict[int, 
         if base not in listed[folder]:
             missing.append(image["file_name"])
     if missing:
-        raise InputError(f"{where}: {len(missing)} of {len(images)} images are not in {image_root}: {some(missing)}")
+        raise InputError(
+            f"{where}: {len(missing)} of {len(images)} images are not in {image_root}: {first_few(missing)}"
+        )
     return {image["id"]: image for image in images}
 
 
 def _check_categories(where: str, categories: list[dict]) -> dict[int, str]:
-    """The categories' names by id."""
-    _need_keys(where, "category", categories, {"id": int, "name": str})
+    """Check the categories; return their names by id."""
+    _require_keys(where, "category", categories, {"id": int, "name": str})
     if not categories:
         raise InputError(f"{where}: 'categories' is empty")
-    _need_unique(where, "category id", (category["id"] for category in categories))
+    _require_unique(where, "category id", (category["id"] for category in categories))
     return {category["id"]: category["name"] for category in categories}
 
 
 def _check_annotations(where: str, annotations: list[dict], images: dict[int, dict], categories: set[int]) -> None:
-    _need_keys(where, "annotation", annotations, {"id": int, "image_id": int, "category_id": int, "bbox": list})
-    _need_unique(where, "annotation id", (annotation["id"] for annotation in annotations))
+    _require_keys(where, "annotation", annotations, {"id": int, "image_id": int, "category_id": int, "bbox": list})
+    _require_unique(where, "annotation id", (annotation["id"] for annotation in annotations))
     for kind, known in (("image", images), ("category", categories)):
         bad = [annotation for annotation in annotations if annotation[f"{kind}_id"] not in known]
         if bad:
@@ -142,32 +143,35 @@ def _check_annotations(where: str, annotations: list[dict], images: dict[int, di
             raise InputError(f"{where}: annotation {bad[0]['id']} names {kind} {found}, which is not in the file{more}")
     with_mask = 0
     for annotation in annotations:
-        fault = _box_fault(annotation["bbox"])
-        if not fault and "segmentation" in annotation:
+        problem = _box_problem(annotation["bbox"])
+        if not problem and "segmentation" in annotation:
             with_mask += 1
-            fault = _mask_fault(annotation["segmentation"], images[annotation["image_id"]])
-        if fault:
-            raise InputError(f"{where}: annotation {annotation['id']} (image {annotation['image_id']}): {fault}")
+            problem = _mask_problem(annotation["segmentation"], images[annotation["image_id"]])
+        if problem:
+            raise InputError(f"{where}: annotation {annotation['id']} (image {annotation['image_id']}): {problem}")
     if 0 < with_mask < len(annotations):
-        bare = next(annotation["id"] for annotation in annotations if "segmentation" not in annotation)
-        raise InputError(f"{where}: annotation {bare} has no 'segmentation', though {with_mask} others have one")
+        without_mask = next(annotation["id"] for annotation in annotations if "segmentation" not in annotation)
+        raise InputError(f"{where}: annotation {without_mask} has no 'segmentation', but {with_mask} others have one")
     if any(annotation["id"] == 0 for annotation in annotations):
         logging.getLogger(__name__).warning(
-            "%s: COCO's evaluation counts a match with annotation 0 as a miss; number them from 1", where
+            "%s: COCO's evaluation counts a match with annotation 0 as a miss; number annotations from 1", where
         )
 
 
-def _box_fault(box: list) -> str:
+def _box_problem(box: list) -> str:
     try:
         if len(box) == 4 and math.isfinite(sum(box)) and box[2] >= 0 and box[3] >= 0:
             return ""
     except TypeError:
         pass
-    return f"'bbox' is {box}, wanted [x, y, width, height]"
+    return f"'bbox' is {box}, expected [x, y, width, height]"
 
 
-def _mask_fault(segmentation: Any, image: dict) -> str:
-    """What is wrong with a polygon list or RLE, or "". A polygon of one or two points passes: Detectron2 drops it."""
+def _mask_problem(segmentation: Any, image: dict) -> str:
+    """Return what is wrong with a list of polygons or an RLE, or "".
+
+    Polygons of one or two points are accepted, because Detectron2 drops them.
+    """
     if isinstance(segmentation, dict):
         height, width = image["height"], image["width"]
         if segmentation.get("size") != [height, width]:
@@ -182,7 +186,7 @@ def _mask_fault(segmentation: Any, image: dict) -> str:
             pass
         return f"the RLE's 'counts' are neither a string nor numbers that add up to {height} x {width}"
     if not isinstance(segmentation, list) or not segmentation:
-        return f"'segmentation' is {str(segmentation)[:60]}, wanted a list of polygons or an RLE object"
+        return f"'segmentation' is {str(segmentation)[:60]}, expected a list of polygons or an RLE object"
     for polygon in segmentation:
         try:
             fine = isinstance(polygon, list) and len(polygon) % 2 == 0 and math.isfinite(sum(polygon))
@@ -193,36 +197,36 @@ def _mask_fault(segmentation: Any, image: dict) -> str:
     return ""
 
 
-def _need_keys(where: str, kind: str, entries: list[dict], wanted: dict[str, type]) -> None:
+def _require_keys(where: str, kind: str, entries: list[dict], expected: dict[str, type]) -> None:
     for i, entry in enumerate(entries):
-        for key, of_type in wanted.items():
+        for key, of_type in expected.items():
             value = entry.get(key)
             if not isinstance(value, of_type):
                 which = f"{kind} {entry['id']}" if "id" in entry and key != "id" else f"{kind} number {i + 1}"
                 found = f"is {str(value)[:60]!r}" if key in entry else "is missing"
-                raise InputError(f"{where}: {which}: '{key}' {found}, wanted {of_type.__name__}")
+                raise InputError(f"{where}: {which}: '{key}' {found}, expected {of_type.__name__}")
 
 
-def _need_unique(where: str, what: str, ids: Iterable[int]) -> None:
-    twice = [one for one, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise InputError(f"{where}: {what} used more than once: {some(map(str, twice))}")
+def _require_unique(where: str, what: str, ids: Iterable[int]) -> None:
+    duplicates = [one for one, count in Counter(ids).items() if count > 1]
+    if duplicates:
+        raise InputError(f"{where}: {what} used more than once: {first_few(map(str, duplicates))}")
 
 
-def some(names: Iterable[str], limit: int = 3) -> str:
-    """The first few of `names` and how many more there are, for a message."""
+def first_few(names: Iterable[str], limit: int = 3) -> str:
+    """Join the first ``limit`` names and the number of the others, for a message."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def register_coco_folder(name: str, json_file: str, image_root: str) -> None:
-    """
-    Enters a COCO-format data set into Detectron2's catalogs. Its files are read and checked at the first
-    `DatasetCatalog.get(name)` or `check_dataset(name)`.
+    """Register a data set in COCO format in Detectron2's catalogs.
+
+    Its files are read and checked at the first ``DatasetCatalog.get(name)`` or ``check_dataset(name)``.
 
     Raises:
-        InputError: `name` is taken.
+        InputError: the name is already registered.
     """
     if name in DatasetCatalog.list():
         raise InputError(f"A data set {name} is registered already; choose another name")
@@ -236,34 +240,32 @@ def register_coco_folder(name: str, json_file: str, image_root: str) -> None:
 
 
 def parse_register_flag(text: str) -> tuple[str, str, str]:
-    """
-    "NAME=JSON:IMAGES" -> (name, JSON path, image folder), with `~` expanded; for `train_net.py --register`.
+    """Split the value of ``--register``, "NAME=JSON:IMAGES", into (name, JSON path, image folder); expand ``~``.
 
     Raises:
-        InputError: the text is not of that form.
+        InputError: the text has another form.
     """
     name, equals, paths = text.partition("=")
     json_file, colon, image_root = paths.rpartition(":")
     if not (name and equals and json_file and colon and image_root):
-        raise InputError(f"--register {text}: wanted NAME=JSON:IMAGES, as in mine=data/train.json:data/images")
+        raise InputError(f"--register {text}: expected NAME=JSON:IMAGES, for example mine=data/train.json:data/images")
     return name, os.path.expanduser(json_file), os.path.expanduser(image_root)
 
 
 def check_dataset(name: str) -> list[str]:
-    """
-    Makes sure that a registered data set can be trained on or evaluated: built-in ones are drawn, COCO-format ones (own
-    and Detectron2's) are checked. Call it for every data set before a loader or an evaluator is built.
+    """Prepare and check a registered data set before a loader or an evaluator is built.
+
+    Synthetic data sets are drawn. Data sets in COCO format, including Detectron2's, are checked.
 
     Returns:
-        its category names in the order of their contiguous ids; empty for a set that isn't in COCO format.
+        The category names in the order of their contiguous ids; empty for a data set that is not in COCO format.
 
     Raises:
-        InputError: no such data set (naming the nearest ones), or what `check_coco_dataset` finds.
+        InputError: there is no data set of this name (similar names are listed), or :func:`check_coco_dataset` fails.
     """
     known = DatasetCatalog.list()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; --register NAME=JSON:IMAGES adds your own"
+        hint = did_you_mean(name, known, 3, cutoff=0.5) or "; --register NAME=JSON:IMAGES adds your own"
         raise InputError(f"There is no data set {name}{hint}")
     metadata = MetadataCatalog.get(name)
     ensure = metadata.get("tellapart_ensure", None)

@@ -1,11 +1,10 @@
-"""
-Loaders that name the image they can't read, and a training loader that goes on exactly where a stopped run ended.
+"""Data loaders: unreadable images are reported by name, and training resumes exactly.
 
-Detectron2's own training loader starts its stream of images anew after `--resume`, and draws augmentations from
-generators whose state depends on the worker. Here everything about the n-th sample of a run, which image it is and how
-it is augmented, follows from the seed and n alone. So a run stopped after any iteration, resumed with
-`loader.batch_sampler.start_batch = iteration`, gets the very batches that it would have got, for any number of workers.
-The parts are Detectron2's: its dataset dicts, mapper and samplers.
+Detectron2's training loader restarts its stream of images after ``--resume``, and its augmentations depend on the state
+of each worker's random generators. Here the n-th sample of a run, both the image and its augmentation, depends only on
+the seed and on n. A run that stopped after any iteration continues with the same batches when
+``loader.batch_sampler.start_batch`` is set to that iteration, for any number of workers. Dataset dicts, mapper and
+samplers are Detectron2's.
 """
 
 from __future__ import annotations
@@ -34,15 +33,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .coco_folder import check_dataset
 
-_UNREADABLE = "unreadable"  # key of a sample that stands for an image that can't be read: why
-_SKIPPED = "skipped_unreadable"  # key, in the sample that took their place, of such images: {file: why}
+# Key of a sample whose image cannot be read; its value is the reason.
+_UNREADABLE = "unreadable"
+# Key of a sample that replaces unreadable ones; its value is {file name: reason}.
+_SKIPPED = "skipped_unreadable"
 
 
 class GuardedMapper:
-    """
-    A mapper (dataset dict -> model input) that does not raise where an image can't be read: it returns a sample that
-    says so, which `guard` takes out of the batches again. So the error reaches the main process as one message,
-    whichever worker found it. Other errors of the mapper pass through.
+    """A mapper (dataset dict -> model input) that marks unreadable images instead of raising an error.
+
+    :func:`guard` removes the marked samples in the main process, so the error becomes one message, whichever worker
+    found it. Other errors of the mapper are raised.
     """
 
     def __init__(self, mapper: Callable[[dict], dict]) -> None:
@@ -52,59 +53,62 @@ class GuardedMapper:
         try:
             return self.mapper(dataset_dict)
         except Exception:
-            fault = _reading_fault(dataset_dict)  # looked for only now: a second reading of every image would be slow
-            if not fault:
+            problem = _reading_problem(dataset_dict)  # reads the image a second time, so only after an error
+            if not problem:
                 raise
-            return {"file_name": dataset_dict["file_name"], _UNREADABLE: fault}
+            return {"file_name": dataset_dict["file_name"], _UNREADABLE: problem}
 
 
-def _reading_fault(dataset_dict: dict) -> str:
-    """Why the image of a dataset dict can't be read, or ""."""
+def _reading_problem(dataset_dict: dict) -> str:
+    """Return why the image of a dataset dict cannot be read, or ""."""
     try:
         utils.check_image_size(dataset_dict, utils.read_image(dataset_dict["file_name"]))
-    except Exception as error:  # Pillow raises a dozen kinds for a broken file
+    except Exception as error:  # Pillow raises many types of errors for broken files
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
 
 def guard(batches: Iterable[list[dict]], skip_bad: bool) -> Iterator[list[dict]]:
-    """
-    Passes on the batches of a loader whose mapper is a `GuardedMapper`, without the samples that can't be read.
+    """Yield the batches of a loader whose mapper is a :class:`GuardedMapper`, without unreadable samples.
+
+    Args:
+        batches: of the loader.
+        skip_bad: warn once per unreadable image instead of raising.
 
     Raises:
-        InputError: unless `skip_bad`: the first image that can't be read. With `skip_bad` it is named in one warning.
+        InputError: an image cannot be read and ``skip_bad`` is False.
     """
     skipped: set[str] = set()
     try:
         for batch in batches:
             for sample in batch:
-                faults = sample.pop(_SKIPPED, {})
+                problems = sample.pop(_SKIPPED, {})
                 if _UNREADABLE in sample:
-                    faults = {**faults, sample["file_name"]: sample[_UNREADABLE]}
-                _report(faults, skip_bad, skipped)
+                    problems = {**problems, sample["file_name"]: sample[_UNREADABLE]}
+                _report(problems, skip_bad, skipped)
             batch = [sample for sample in batch if _UNREADABLE not in sample]
             if batch:
                 yield batch
     finally:
-        # Stops a DataLoader's workers here and now. Else the error's traceback would keep them until they are collected
-        # as part of a reference cycle, where PyTorch waits for five seconds for each before it ends them by force.
+        # Stop the DataLoader's workers now. Otherwise the error's traceback keeps them alive until the reference cycle
+        # is collected, where PyTorch waits five seconds per worker before it kills them.
         del batches
 
 
-def _report(faults: dict[str, str], skip_bad: bool, skipped: set[str]) -> None:
-    for file_name, fault in faults.items():
+def _report(problems: dict[str, str], skip_bad: bool, skipped: set[str]) -> None:
+    for file_name, problem in problems.items():
         if not skip_bad:
-            hint = "DATALOADER.SKIP_BAD_IMAGES True leaves such images out"
-            raise InputError(f"Can't read image {file_name}: {fault} ({hint})")
+            hint = "DATALOADER.SKIP_BAD_IMAGES True skips such images"
+            raise InputError(f"Image {file_name} cannot be read: {problem} ({hint})")
         if file_name not in skipped:
             skipped.add(file_name)
             logging.getLogger(__name__).warning(
-                "Skipping image %s, which can't be read: %s (%d skipped so far)", file_name, fault, len(skipped)
+                "Skipping image %s, which cannot be read: %s (%d skipped so far)", file_name, problem, len(skipped)
             )
 
 
 class GuardedLoader:
-    """A test loader, made with a `GuardedMapper`, seen through `guard`. `len` is that of the loader."""
+    """A test loader with a :class:`GuardedMapper`, iterated through :func:`guard`. Its length is the loader's."""
 
     def __init__(self, loader: DataLoader, skip_bad: bool) -> None:
         self.loader = loader
@@ -121,36 +125,43 @@ class GuardedLoader:
 def build_guarded_test_loader(
     cfg: CfgNode, dataset_name: str, mapper: Callable[[dict], dict] | None = None
 ) -> GuardedLoader:
-    """
-    Detectron2's test loader for one data set, but an unreadable image raises an InputError that names it. Under
-    `DATALOADER.SKIP_BAD_IMAGES` it is left out instead: no prediction is made for it, so that the evaluator counts all
-    of its objects as missed.
+    """Build Detectron2's test loader for one data set, with a clear error for unreadable images.
+
+    With ``DATALOADER.SKIP_BAD_IMAGES`` there is no prediction for such an image, so the evaluator counts all of its
+    objects as missed. If ``MODEL.COLORING.CLUSTERING`` is "kmeans", each input also has ``gt_num_instances``, the
+    number of annotations that are not crowds.
+
+    Raises:
+        InputError: while iterating, for an unreadable image, unless ``DATALOADER.SKIP_BAD_IMAGES``.
     """
     check_dataset(dataset_name)
     guarded = GuardedMapper(mapper or DatasetMapper(cfg, False))
-    dicts = [  # the mapper drops the annotations; clustering into a known number of instances needs that
-        {**one, "num_instances": sum(not a.get("iscrowd", 0) for a in one.get("annotations", ()))}
-        for one in get_detection_dataset_dicts(dataset_name, filter_empty=False)
-    ]
+    dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    if cfg.MODEL.COLORING.CLUSTERING == "kmeans":  # counted here, because the mapper drops the annotations
+        dicts = [
+            {**record, "gt_num_instances": sum(not a.get("iscrowd", 0) for a in record.get("annotations", ()))}
+            for record in dicts
+        ]
     loader = build_detection_test_loader(dicts, mapper=guarded, num_workers=cfg.DATALOADER.NUM_WORKERS)
     return GuardedLoader(loader, cfg.DATALOADER.SKIP_BAD_IMAGES)
 
 
 class ResumableBatchSampler(Sampler):
-    """
-    Endless batches of (position, index) pairs for this process. `position` numbers the samples of the whole run over
-    all processes and tells the dataset how to seed its augmentation; `index` is into the dataset.
+    """Infinite batches of (position, index) pairs for this process.
+
+    ``position`` numbers the samples of the whole run over all processes, and seeds their augmentation. ``index`` is the
+    index into the dataset.
 
     Attributes:
-        start_batch: the next iteration over the sampler leaves out this many batches, at no cost but counting.
+        start_batch: number of batches that the next iteration over the sampler skips, without loading them.
     """
 
     def __init__(self, indices: Iterable[int], batch_size: int, groups: np.ndarray | None = None) -> None:
         """
         Args:
-            indices: the endless stream of dataset indices of this process, the same every time it is iterated over.
+            indices: the infinite stream of dataset indices of this process, the same at every iteration over it.
             batch_size: samples per batch in this process.
-            groups: int (len(dataset),); a batch holds indices of one group only. None: all are of one.
+            groups: group per dataset index, int (len(dataset),). A batch has indices of one group. None: one group.
         """
         self.indices = indices
         self.batch_size = batch_size
@@ -159,30 +170,30 @@ class ResumableBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rank, world = comm.get_rank(), comm.get_world_size()
-        waiting: dict[int, list[tuple[int, int]]] = {}
-        done = 0
+        unfinished: dict[int, list[tuple[int, int]]] = {}
+        num_batches = 0
         for count, index in enumerate(self.indices):
             group = 0 if self.groups is None else int(self.groups[index])
-            batch = waiting.setdefault(group, [])
+            batch = unfinished.setdefault(group, [])
             batch.append((count * world + rank, int(index)))
             if len(batch) == self.batch_size:
-                del waiting[group]
-                done += 1
-                if done > self.start_batch:
+                del unfinished[group]
+                num_batches += 1
+                if num_batches > self.start_batch:
                     yield batch
 
 
 class PositionSeededDataset(Dataset):
-    """Maps (position, index) to a training sample whose randomness follows from (seed, position) alone."""
+    """Maps (position, index) to a training sample whose randomness depends only on (seed, position)."""
 
     def __init__(self, dicts: Any, mapper: Callable[[dict], dict], seed: int, skip_bad: bool) -> None:
         """
         Args:
-            dicts: dataset dicts by index, a fresh copy at every access.
-            mapper: may draw from `random`, `numpy.random` and torch's CPU generator, or return None, which Detectron2's
-                mappers do for an image that they don't want.
+            dicts: dataset dicts by index; every access returns a new copy.
+            mapper: may draw from ``random``, ``numpy.random`` and torch's CPU generator. It may return None for an
+                image that is to be replaced by the next one, as Detectron2's mappers do.
             seed: of the run.
-            skip_bad: whether an image that can't be read is replaced by the next one.
+            skip_bad: replace an unreadable image by the next one.
         """
         self.dicts = dicts
         self.mapper = GuardedMapper(mapper)
@@ -209,13 +220,15 @@ class PositionSeededDataset(Dataset):
 
 @contextmanager
 def _seeded(seed: int, position: int) -> Iterator[None]:
-    """Seeds `random`, `numpy.random` and torch's CPU generator, and puts back their state at the end: without workers
-    the sample is made in the process that trains, whose own randomness must not change with that."""
+    """Seed ``random``, ``numpy.random`` and torch's CPU generator, and restore their states at the end.
+
+    Without workers, samples are loaded in the training process, whose random state must not change.
+    """
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = np.random.SeedSequence([seed, position]).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])
-    torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))  # torch.manual_seed would reach for CUDA
+    torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))  # torch.manual_seed would also seed CUDA
     try:
         yield
     finally:
@@ -225,10 +238,10 @@ def _seeded(seed: int, position: int) -> Iterator[None]:
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader of lists of samples, seen through `guard`; `batch_sampler.start_batch` says where it begins."""
+    """A DataLoader of lists of samples, iterated through :func:`guard`, starting at ``batch_sampler.start_batch``."""
 
     def __init__(self, dataset: PositionSeededDataset, batch_sampler: ResumableBatchSampler, num_workers: int) -> None:
-        # its own generator: by default, starting the workers takes a number from torch's global one
+        # Without its own generator, the DataLoader draws the workers' base seed from torch's global generator.
         generator = torch.Generator().manual_seed(dataset.seed)
         super().__init__(
             dataset, batch_sampler=batch_sampler, num_workers=num_workers, collate_fn=_as_list, generator=generator
@@ -243,25 +256,28 @@ def _as_list(samples: list[dict]) -> list[dict]:
 
 
 def build_resumable_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | None = None) -> ResumableLoader:
-    """
-    A training loader by Detectron2's keys `DATASETS.TRAIN`, `DATALOADER`, `SOLVER.IMS_PER_BATCH` and `INPUT`, to be
-    used like `build_detection_train_loader`'s. Exact resumption needs `SEED` >= 0 and the same number of processes.
+    """Build a training loader, used like that of ``build_detection_train_loader``, that can resume exactly.
+
+    It reads Detectron2's keys ``DATASETS.TRAIN``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH`` and ``INPUT``. To resume
+    exactly, ``SEED`` must be at least 0 and the number of processes the same.
 
     Args:
-        mapper: dataset dict -> model input; default `DatasetMapper(cfg, True)`.
+        cfg: the config.
+        mapper: dataset dict -> model input; default ``DatasetMapper(cfg, True)``.
 
     Raises:
-        InputError: a data set that is missing, broken or empty, or a batch that the processes can't share evenly.
-            While iterating: an image that can't be read (unless `DATALOADER.SKIP_BAD_IMAGES`).
+        InputError: a data set is missing, broken or empty, or the batch size is not divisible by the number of
+            processes. While iterating: an image cannot be read (unless ``DATALOADER.SKIP_BAD_IMAGES``).
     """
     for name in cfg.DATASETS.TRAIN:
         check_dataset(name)
     world = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % world:
-        raise InputError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} can't be shared by {world} processes")
+        batch_size = cfg.SOLVER.IMS_PER_BATCH
+        raise InputError(f"SOLVER.IMS_PER_BATCH is {batch_size}, expected a multiple of the {world} processes")
     try:
         dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    except AssertionError as error:  # Detectron2's way to say that no image is left
+    except AssertionError as error:  # Detectron2 raises it if no image is left
         raise InputError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: {error}") from error
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     groups = None
@@ -283,4 +299,4 @@ def _build_sampler(cfg: CfgNode, dicts: list[dict], seed: int) -> Iterable[int]:
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
         return RepeatFactorTrainingSampler(factors, seed=seed)
-    raise InputError(f"DATALOADER.SAMPLER_TRAIN is {kind}, wanted TrainingSampler or RepeatFactorTrainingSampler")
+    raise InputError(f"DATALOADER.SAMPLER_TRAIN is {kind}, expected TrainingSampler or RepeatFactorTrainingSampler")

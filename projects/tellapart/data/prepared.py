@@ -1,15 +1,12 @@
-"""
-Real data sets that a script in `datasets/` turns into images + COCO JSON before Detectron2 can read them.
+"""Real data sets that a script in ``datasets/`` converts to images and COCO JSON files.
 
-A set `bbbc010` lies in `$DETECTRON2_DATASETS/bbbc010` or, where that can't be written to, in the cache folder; a set
-prepared in the former is the one used. Either holds `images/` and one `instances_<split>.json` per split.
+A data set such as ``bbbc010`` is in ``$DETECTRON2_DATASETS/bbbc010`` or, where that is not writable, in the cache
+folder. If both exist, the former is used. The folder has ``images/`` and one ``instances_<split>.json`` per split.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,39 +17,45 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-from ..files import build_folder, cache_dir
+from ..files import atomic_folder, cache_dir, write_json
 from .coco_folder import check_coco_dataset, coco_annotation
 
 VOC_CLASSES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 ]
-# the colours that VOC's own masks have: bits of the category's number, spread over the three channels
+# The colors of VOC's own masks: the bits of the category number, distributed over the three channels.
 VOC_COLORS = [[sum((i >> 3 * j + c & 1) << 7 - j for j in range(2)) for c in range(3)] for i in range(1, 21)]
 
 
 def datasets_root() -> Path:
-    """`$DETECTRON2_DATASETS`, else "datasets" in the working directory: where Detectron2 looks for data sets."""
+    """Return Detectron2's folder of data sets: ``$DETECTRON2_DATASETS``, or "datasets" in the working directory."""
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
 
 
 def output_folder(folder: str, root: Path) -> Path:
+    """Return where to write the data set ``folder``: below ``root`` if that is writable, else below ``cache_dir()``.
+
+    A folder with a read-only mode is not used, even if the user is root and could write to it.
     """
-    Where to write the prepared set `folder`: below `root` if that can be written to, else below `cache_dir()`. A folder
-    whose mode says read-only counts as such even for root, who could write to it.
-    """
-    wanted = root / folder
-    writable = wanted.is_dir() and os.access(wanted, os.W_OK) and wanted.stat().st_mode & 0o222
-    return wanted if writable else cache_dir() / folder
+    preferred = root / folder
+    writable = preferred.is_dir() and os.access(preferred, os.W_OK) and preferred.stat().st_mode & 0o222
+    return preferred if writable else cache_dir() / folder
 
 
 def register_prepared(
     folder: str, splits: dict[str, str], classes: list[str], colors: list[list[int]], source_images: str = ""
 ) -> None:
-    """
-    Enters the splits of a prepared set, `{"worms_train": "train"}`, into the catalogs. Nothing but the presence of the
-    JSON is looked at here. `source_images` is for a set whose images stay in that subfolder of the original, whichever
-    of the two places has the JSON.
+    """Register the splits of a prepared data set in Detectron2's catalogs.
+
+    Only the presence of the JSON files is checked here.
+
+    Args:
+        folder: name of the data set's folder.
+        splits: split by registered name, for example ``{"bbbc010_train": "train"}``.
+        classes: category names.
+        colors: one RGB triple per class, for pictures.
+        source_images: subfolder of the original data that has the images, if they are not copied to ``images/``.
     """
     for name, split in splits.items():
         json_name = f"instances_{split}.json"
@@ -83,51 +86,39 @@ def _ensure_prepared(name: str, folder: str, json_file: Path) -> None:
     if not json_file.is_file():
         raise InputError(
             f"Data set {name} is not prepared: neither {json_file} nor {cache_dir() / folder / json_file.name} exists. "
-            f"Set DETECTRON2_DATASETS to the folder that holds {folder}/ and run: python datasets/prepare_{folder}.py"
+            f"Set DETECTRON2_DATASETS to the parent folder of {folder}/ and run: python datasets/prepare_{folder}.py"
         )
 
 
 class Problems:
-    """Collects what is wrong with a source tree, so that one run names all of it."""
+    """Collects the problems of a source folder, so that one run reports all of them."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.found: list[str] = []
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.messages: list[str] = []
 
-    def add(self, text: str) -> None:
-        self.found.append(text)
+    def add(self, message: str) -> None:
+        """Add one problem."""
+        self.messages.append(message)
 
     def read(self, path: Path) -> np.ndarray | None:
-        """The image's pixels as stored; None, noted as a problem, if it can't be read."""
+        """Return the pixels of an image as stored; if it cannot be read, add a problem and return None."""
         try:
             with Image.open(path) as image:
                 return np.asarray(image)
-        except Exception as error:  # Pillow raises a dozen kinds for a broken file
-            self.add(f"{path.name} can't be read: {error}")
+        except Exception as error:  # Pillow raises many types of errors for broken files
+            self.add(f"{path.name} cannot be read: {error}")
             return None
 
     def check(self) -> None:
-        """Raises InputError with the first dozen problems, if there are any."""
-        if self.found:
-            lines = self.found[:12] + [f"and {len(self.found) - 12} more"] * (len(self.found) > 12)
-            raise InputError("\n  ".join([f"{self.where}: {len(self.found)} problem(s)", *lines]))
-
-
-def write_json(path: Path, content: dict | list) -> None:
-    """Writes a JSON whole or not at all. Raises InputError if it can't be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path} can't be written: {error.strerror}") from error
+        """Raise an InputError with the number of problems and the first twelve, if there are any."""
+        if self.messages:
+            lines = self.messages[:12] + [f"and {len(self.messages) - 12} more"] * (len(self.messages) > 12)
+            raise InputError("\n  ".join([f"{self.source}: {len(self.messages)} problem(s)", *lines]))
 
 
 def binary_mask(pixels: np.ndarray) -> np.ndarray:
-    """bool (H, W): where any colour of an (H, W) or (H, W, 1 to 4) image is above 0; alpha does not count."""
+    """Return where any channel of an image (H, W) or (H, W, 1 to 4) is above 0, without alpha; bool (H, W)."""
     if pixels.ndim == 3:
         colors = pixels.shape[2] - 1 if pixels.shape[2] in (2, 4) else pixels.shape[2]
         pixels = pixels[..., :colors].max(axis=2)
@@ -135,7 +126,7 @@ def binary_mask(pixels: np.ndarray) -> np.ndarray:
 
 
 class CocoWriter:
-    """Gathers images and masks of one category and writes them as `images/` + one COCO JSON per split."""
+    """Collects images and masks of one category and writes them as ``images/`` and one COCO JSON per split."""
 
     def __init__(self, category: str, description: str) -> None:
         self.category = category
@@ -144,19 +135,23 @@ class CocoWriter:
         self._masks: list[list[dict]] = []
 
     def add(self, split: str, file_name: str, image: np.ndarray, masks: list[np.ndarray]) -> None:
-        """An 8-bit grey image (H, W) and its instances' masks, bool (H, W) each."""
+        """Add an 8-bit gray image (H, W) and the masks of its instances, bool (H, W) each."""
         self._images.append((split, file_name, image))
         self._masks.append([coco_annotation(0, 0, 1, mask) for mask in masks])
 
     def write(self, folder: Path) -> dict[str, tuple[int, int]]:
-        """
-        Replaces what an earlier run wrote into `folder`; the JSONs come last, so that one that is there is complete.
+        """Write the data set into ``folder``, and replace that of an earlier run.
 
-        Returns: for each split its numbers of images and of instances.
-        Raises: InputError: `folder` has an `images` folder that no earlier run wrote, or can't be written to.
+        The JSON files are written last, so a JSON file always belongs to a complete data set.
+
+        Returns:
+            (number of images, number of instances) per split.
+
+        Raises:
+            InputError: ``folder`` is not writable, or has an ``images`` folder without a JSON file of an earlier run.
         """
         if (folder / "images").exists() and not list(folder.glob("instances_*.json")):
-            raise InputError(f"{folder / 'images'} is there already and is not this script's: choose another --output")
+            raise InputError(f"{folder / 'images'} exists and was not written by this script: choose another --output")
         content: dict[str, dict[str, list]] = {}
         counts = {"image": 0, "annotation": 0}
         for (split, file_name, image), masks in zip(self._images, self._masks):
@@ -167,7 +162,7 @@ class CocoWriter:
             for mask in masks:
                 counts["annotation"] += 1
                 part["annotations"].append({**mask, "id": counts["annotation"], "image_id": counts["image"]})
-        with build_folder(folder / "images", replace=True) as work:
+        with atomic_folder(folder / "images", replace=True) as work:
             for _, file_name, image in self._images:
                 Image.fromarray(image).save(work / file_name)
         for split, part in content.items():

@@ -1,7 +1,7 @@
-"""Affinities of pixels by their embeddings (section 3.3), as logarithms: far pixels do not underflow.
+"""Kernels K(Psi_s, Psi_u) between a seed's embedding and each pixel's embedding (section 3.3).
 
-Each takes the embeddings of seeds, (N, D), and of pixels, (N, D, H, W), and gives log K, (N, H, W), at most 0. The
-first two dimensions are geometric, the others appearance.
+All kernels return log K, which does not underflow where a pixel is far from the seed. The first two dimensions of an
+embedding are geometric (x and y), the others describe appearance.
 """
 
 from __future__ import annotations
@@ -13,76 +13,99 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 KERNEL_REGISTRY = Registry("SEMICONV_KERNEL")
-KERNEL_REGISTRY.__doc__ = "Kernels by ``MODEL.SEMICONV.KERNEL``: ``(sigma) -> module``, see this file's head."
+KERNEL_REGISTRY.__doc__ = """
+Kernels that ``MODEL.SEMICONV.KERNEL`` can name. An entry is called with ``sigma`` and returns a module that maps seed
+embeddings Psi_s (N, D) and pixel embeddings Psi (N, D, H, W) to log K (N, H, W), at most 0.
+"""
 
-_SMALLEST = 1e-12  # added under the root: the norm's slope at 0 is 0 and not undefined
+_NORM_EPSILON = 1e-12  # added to the squared norm, so that the square root has a finite gradient at 0
 
 
-def _difference(seeds: Tensor, pixels: Tensor) -> Tensor:
-    return pixels - seeds[:, :, None, None]
+def safe_norm(vectors: Tensor) -> Tensor:
+    """Compute the Euclidean norm over dimension 1, with gradient 0 instead of NaN for a zero vector.
+
+    Args:
+        vectors: float (N, D, ...).
+
+    Returns:
+        float (N, ...). The norm of a zero vector is 1e-6.
+    """
+    return (vectors.square().sum(1) + _NORM_EPSILON).sqrt()
 
 
-def _positive(sigma: float) -> float:
+def _check_sigma(sigma: float) -> float:
     if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}, wanted above 0")
+        raise ValueError(f"sigma is {sigma}, expected a number above 0")
     return sigma
 
 
-class _LearnedWidth(nn.Module):
-    """``log_sigma``: the logarithm of a width, in units of the embedding, so that the width stays above 0."""
+class _LearnedSigmaKernel(nn.Module):
+    """Base of the kernels that learn sigma, in units of the embedding.
+
+    The parameter ``log_sigma`` is its logarithm, so that sigma stays positive.
+    """
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(_positive(sigma))))
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(_check_sigma(sigma))))
 
 
 @KERNEL_REGISTRY.register()
-class LaplacianKernel(_LearnedWidth):
-    """K = exp(-||Psi_u - Psi_v|| / sigma), sigma a learned scalar: the one the paper uses in Mask R-CNN."""
+class LaplacianKernel(_LearnedSigmaKernel):
+    """Laplacian kernel K = exp(-||Psi_s - Psi_u|| / sigma) with a learned sigma, the paper's choice for Mask R-CNN."""
 
-    def forward(self, seeds: Tensor, pixels: Tensor) -> Tensor:
-        """See the head of the file."""
-        distance = (_difference(seeds, pixels).square().sum(1) + _SMALLEST).sqrt()
-        return -distance * (-self.log_sigma).exp()
+    def forward(self, seed_embeddings: Tensor, embeddings: Tensor) -> Tensor:
+        """Return log K (N, H, W), see ``KERNEL_REGISTRY``."""
+        return -safe_norm(embeddings - seed_embeddings[:, :, None, None]) * (-self.log_sigma).exp()
 
 
 @KERNEL_REGISTRY.register()
 class GaussianKernel(nn.Module):
-    """K = exp(-||Psi_u - Psi_v||^2 / (2 sigma^2)), sigma fixed (the paper's is 1)."""
+    """Gaussian kernel K = exp(-||Psi_s - Psi_u||^2 / (2 sigma^2)) with a fixed sigma, 1 in the paper."""
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
-        self.sigma = _positive(sigma)
+        self.sigma = _check_sigma(sigma)
 
-    def forward(self, seeds: Tensor, pixels: Tensor) -> Tensor:
-        """See the head of the file."""
-        return _difference(seeds, pixels).square().sum(1) * (-0.5 / self.sigma**2)
+    def forward(self, seed_embeddings: Tensor, embeddings: Tensor) -> Tensor:
+        """Return log K (N, H, W), see ``KERNEL_REGISTRY``."""
+        squares = (embeddings - seed_embeddings[:, :, None, None]).square()
+        return squares.sum(1) * (-0.5 / self.sigma**2)
 
 
 @KERNEL_REGISTRY.register()
-class SteeredBilateralKernel(_LearnedWidth):
-    """A bilateral kernel whose geometric part is steered by the network: K = exp(-||g_u - g_v||^2 / (2 sigma^2))
-    exp(-||a_u - a_v||^2 / 2), where g = u + Phi_u are Psi's first two dimensions and a the others. With sigma 1 it is
-    the Gaussian kernel; sigma, in units of the coordinates, is learned."""
+class SteeredBilateralKernel(_LearnedSigmaKernel):
+    """Bilateral kernel, whose geometric part is steered by the network.
 
-    def forward(self, seeds: Tensor, pixels: Tensor) -> Tensor:
-        """See the head of the file."""
-        square = _difference(seeds, pixels).square()
-        geometric, appearance = square[:, :2].sum(1), square[:, 2:].sum(1)
+    K = exp(-||g_s - g_u||^2 / (2 sigma^2)) exp(-||a_s - a_u||^2 / 2), where g_u = (u_x, u_y) + Phi_u[:2] are the
+    geometric dimensions of Psi_u and a_u the other ones. sigma is learned. With sigma = 1 this is the Gaussian kernel.
+    """
+
+    def forward(self, seed_embeddings: Tensor, embeddings: Tensor) -> Tensor:
+        """Return log K (N, H, W), see ``KERNEL_REGISTRY``."""
+        squares = (embeddings - seed_embeddings[:, :, None, None]).square()
+        geometric, appearance = squares[:, :2].sum(1), squares[:, 2:].sum(1)
         return -0.5 * (geometric * (-2 * self.log_sigma).exp() + appearance)
 
 
-def soft_seed(logits: Tensor, pixels: Tensor) -> Tensor:
-    """The seed's embedding as an expectation, Psi_s = sum_u p_u Psi_u with p = softmax(s): logits (N, H, W), embeddings
-    (N, D, H, W) to (N, D)."""
-    shares = logits.flatten(1).softmax(1)
-    return torch.einsum("np,ndp->nd", shares, pixels.flatten(2))
+def soft_seed(logits: Tensor, embeddings: Tensor) -> Tensor:
+    """Compute the expected embedding Psi_s = sum_u p_u Psi_u with p = softmax(s) (section 3.4).
+
+    Args:
+        logits: s, the mask logits of N regions, float (N, H, W).
+        embeddings: Psi, float (N, D, H, W).
+
+    Returns:
+        Psi_s, float (N, D).
+    """
+    probabilities = logits.flatten(1).softmax(1)
+    return torch.einsum("np,ndp->nd", probabilities, embeddings.flatten(2))
 
 
-def hard_seed(logits: Tensor, pixels: Tensor) -> Tensor:
-    """The embedding at the most likely pixel; shapes as in :func:`soft_seed`."""
-    best = logits.flatten(1).argmax(1)
-    return pixels.flatten(2)[torch.arange(len(best), device=best.device), :, best]
+def hard_seed(logits: Tensor, embeddings: Tensor) -> Tensor:
+    """Return the embedding at the pixel with the largest logit. Shapes are those of :func:`soft_seed`."""
+    seed_index = logits.flatten(1).argmax(1)
+    return embeddings.flatten(2)[torch.arange(len(seed_index), device=seed_index.device), :, seed_index]
 
 
-SEEDS = {"soft": soft_seed, "hard": hard_seed}
+SEED_FUNCTIONS = {"soft": soft_seed, "hard": hard_seed}  # by MODEL.SEMICONV.SEED

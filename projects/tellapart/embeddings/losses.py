@@ -1,4 +1,4 @@
-"""What pulls the embeddings of an instance's pixels together (section 3.2, equation 5)."""
+"""The embedding loss, which pulls the embeddings of an instance's pixels together (section 3.2, equation 5)."""
 
 from __future__ import annotations
 
@@ -8,66 +8,76 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..autograd import zero_with_grad
+from .kernels import safe_norm
 
 
-def bit_masks(truth: Instances) -> BitMasks:
-    """The ``gt_masks`` of an image, drawn if they are polygons; without instances there need not be any."""
-    if not len(truth):
-        return BitMasks(torch.zeros((0, *truth.image_size), dtype=torch.bool))
-    masks = truth.gt_masks
-    return masks if isinstance(masks, BitMasks) else BitMasks.from_polygon_masks(masks, *truth.image_size)
+def gt_bit_masks(targets: Instances) -> BitMasks:
+    """Return the ``gt_masks`` of an image as bit masks, polygons rasterized in the image's size.
+
+    Without instances, the image needs no field ``gt_masks``.
+    """
+    if not len(targets):
+        return BitMasks(torch.zeros((0, *targets.image_size), dtype=torch.bool))
+    gt_masks = targets.gt_masks
+    if isinstance(gt_masks, BitMasks):
+        return gt_masks
+    return BitMasks.from_polygon_masks(gt_masks, *targets.image_size)
 
 
-def masks_on_map(gt_masks: BitMasks, stride: int, size: tuple[int, int]) -> Tensor:
-    """Ground truth at the centres of a map's pixels.
+def sample_gt_masks(gt_masks: BitMasks, stride: int, map_size: tuple[int, int]) -> Tensor:
+    """Sample ground-truth masks at the centers of a feature map's pixels.
 
-    A thin instance keeps the pixels whose centres it covers; by area most of its pixels would not be its own.
+    A thin instance keeps every map pixel whose center it covers. Thresholding the covered area would lose most of them.
 
     Args:
-        gt_masks: G masks in the input image.
-        stride: input pixels a map pixel.
-        size: (H, W) of the map; what lies right of and below the image is padding.
+        gt_masks: masks of G instances in the size of the input image.
+        stride: stride of the feature map, in input pixels.
+        map_size: (H, W) of the feature map. Map pixels to the right of the image or below it are padding and False.
 
     Returns:
         bool (G, H, W).
     """
-    seen = gt_masks.tensor[:, stride // 2 :: stride, stride // 2 :: stride][:, : size[0], : size[1]]
-    return F.pad(seen, (0, size[1] - seen.shape[2], 0, size[0] - seen.shape[1]))
+    height, width = map_size
+    sampled = gt_masks.tensor[:, stride // 2 :: stride, stride // 2 :: stride][:, :height, :width]
+    return F.pad(sampled, (0, width - sampled.shape[2], 0, height - sampled.shape[1]))
 
 
-def spreads(embeddings: Tensor, masks: list[Tensor]) -> Tensor:
-    """Of each instance 1/|S| sum_{u in S} ||Psi_u - mean_S Psi||, the norm, not its square: attraction only.
+def instance_embedding_losses(embeddings: Tensor, gt_masks: list[Tensor]) -> Tensor:
+    """Compute the loss of each instance, 1/|S| sum_{u in S} ||Psi_u - mean_S Psi||.
+
+    The norm is not squared. The loss only attracts: nothing pushes the embeddings of different instances apart.
 
     Args:
-        embeddings: Psi, (N, D, H, W).
-        masks: of each image, bool (G, H, W). Masks may overlap.
+        embeddings: Psi of N images, float (N, D, H, W).
+        gt_masks: per image, bool (G, H, W). Masks may overlap.
 
     Returns:
-        float32, one for each instance of two pixels or more, in order. Smaller ones are too small for this map.
+        float32 (K,), in the order of the instances, without those that cover fewer than two pixels.
     """
     embeddings = embeddings.float()
-    image = torch.cat([torch.full((len(m),), i, device=m.device) for i, m in enumerate(masks)])
-    instance, y, x = torch.cat(masks).nonzero().unbind(1)
-    counts = torch.bincount(instance, minlength=len(image)).to(embeddings)
-    pixels = embeddings[image[instance], :, y, x]
-    means = embeddings.new_zeros(len(image), embeddings.shape[1]).index_add(0, instance, pixels)
-    means = means / counts.clamp(min=1)[:, None]
-    # the smallest number under the root gives a pixel on its mean a slope of 0 instead of none
-    distances = ((pixels - means[instance]).square().sum(1) + 1e-12).sqrt()
-    sums = embeddings.new_zeros(len(image)).index_add(0, instance, distances)
-    return (sums / counts.clamp(min=1))[counts >= 2]
+    image_index = torch.cat([torch.full((len(m),), i, device=m.device) for i, m in enumerate(gt_masks)])
+    instance_index, y, x = torch.cat(gt_masks).nonzero().unbind(1)
+    num_pixels = torch.bincount(instance_index, minlength=len(image_index)).to(embeddings)
+    pixel_embeddings = embeddings[image_index[instance_index], :, y, x]
+    means = embeddings.new_zeros(len(image_index), embeddings.shape[1]).index_add(0, instance_index, pixel_embeddings)
+    means = means / num_pixels.clamp(min=1)[:, None]
+    distances = safe_norm(pixel_embeddings - means[instance_index])
+    distance_sums = embeddings.new_zeros(len(image_index)).index_add(0, instance_index, distances)
+    return (distance_sums / num_pixels.clamp(min=1))[num_pixels >= 2]
 
 
-def embedding_loss(embeddings: list[Tensor], masks: list[list[Tensor]]) -> Tensor:
-    """The mean of ``spreads`` over all instances of all maps. Equation 5 is their sum; the mean does not outweigh the
-    other losses in a crowded image.
+def embedding_loss(embeddings: list[Tensor], gt_masks: list[list[Tensor]]) -> Tensor:
+    """Average the loss of equation 5 over all instances of all feature maps.
+
+    The paper sums over the instances. The mean keeps a crowded image from outweighing the other losses.
 
     Args:
-        embeddings: Psi of each map, (N, D, Hi, Wi).
-        masks: for each map what ``spreads`` takes.
+        embeddings: Psi per feature map, float (N, D, Hi, Wi).
+        gt_masks: per feature map and image, bool (G, Hi, Wi).
 
     Returns:
-        A scalar, float32; 0 (with a gradient of 0) without instances.
+        Scalar, float32. Without instances it is 0 and its gradient is 0.
     """
-    found = torch.cat([spreads(psi, of_map) for psi, of_map in zip(embeddings, masks)])
-    return found.sum() / max(1, len(found)) + zero_with_grad(embeddings)
+    losses_per_map = [instance_embedding_losses(psi, masks) for psi, masks in zip(embeddings, gt_masks)]
+    instance_losses = torch.cat(losses_per_map)
+    return instance_losses.sum() / max(1, len(instance_losses)) + zero_with_grad(embeddings)

@@ -1,1 +1,1 @@
-"""What a training program needs beside the model: launching, pre-emption, exact resuming, checks at the door."""
+"""Training and evaluation: trainer, hooks, checkpoints, process launch, config checks and a runner for several jobs."""

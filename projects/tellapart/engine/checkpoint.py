@@ -1,4 +1,4 @@
-"""A checkpointer that never leaves half a file and says clearly when a checkpoint does not fit the model."""
+"""A checkpointer that writes files atomically and reports clearly when a checkpoint does not fit the model."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import contextlib
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
 from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import InputError
+from ..files import atomic_file
 
-# how many parameter names a message lists
-_SHOWN = 5
+# The maximum number of parameter names in a message.
+_MAX_NAMES = 5
 
 
 class AtomicPathManager:
-    """A path manager whose local files appear whole or not at all (written beside, then renamed)."""
+    """A path manager that writes local files atomically: to a temporary file first, which is then renamed."""
 
     def __init__(self, path_manager: Any) -> None:
         self._path_manager = path_manager
@@ -27,45 +27,40 @@ class AtomicPathManager:
         return getattr(self._path_manager, name)
 
     def open(self, path: str, mode: str = "r", **kwargs: Any) -> contextlib.AbstractContextManager[IO]:
-        """As the wrapped one's; writing to a local path goes through a temporary file."""
+        """Open ``path`` as the wrapped path manager does, but write local files atomically."""
         if "w" not in mode or "://" in path:
             return self._path_manager.open(path, mode, **kwargs)
-        return self._open_atomically(path, mode, **kwargs)
-
-    @contextlib.contextmanager
-    def _open_atomically(self, path: str, mode: str, **kwargs: Any) -> Iterator[IO]:
-        temporary = f"{path}.{os.getpid()}.part"
-        try:
-            with self._path_manager.open(temporary, mode, **kwargs) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
+        return atomic_file(path, mode, **kwargs)
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with atomic writes and with a verdict on what was loaded."""
+    """Detectron2's checkpointer with atomic writes and with a check that the loaded checkpoint fits the model."""
 
     def __init__(self, model, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = AtomicPathManager(self.path_manager)
-        self._names: tuple[set[str], Any] | None = None
+        self._loaded_names: set[str] = set()
+        self._incompatible: Any = None
+
+    @classmethod
+    def from_checkpointer(cls, other: DetectionCheckpointer) -> Checkpointer:
+        """Return a ``Checkpointer`` with the model, folder and checkpointables of ``other``."""
+        return cls(other.model, other.save_dir, save_to_disk=other.save_to_disk, **other.checkpointables)
 
     def resume_or_load(self, path: str, *, resume: bool = True, must_fit: bool = False) -> dict[str, Any]:
-        """Load ``path``, or with ``resume`` the newest checkpoint of the output folder where there is one.
+        """Load ``path``, or the last checkpoint of the output folder if ``resume`` is set and there is one.
 
         Args:
-            must_fit: every parameter has to come from the checkpoint with its shape (evaluation); always so when
-                resuming. Otherwise it is enough that some do: a new head on a known backbone is how fine-tuning starts.
+            path: file or URL of a checkpoint; "" loads nothing.
+            resume: prefer the last checkpoint in ``save_dir``, and load the checkpointables (optimizer, ...) too.
+            must_fit: require every parameter in the checkpoint, with the model's shape. This is always required when
+                resuming. Otherwise one fitting parameter is enough: fine-tuning adds new heads to a trained backbone.
 
         Returns:
-            What the checkpoint holds beside the model.
+            The contents of the checkpoint other than the model.
 
         Raises:
-            InputError: no such file, not a checkpoint, or one of another model.
+            InputError: the file is missing, is not a checkpoint, or belongs to another model.
         """
         resuming = resume and self.has_checkpoint()
         path = self.get_checkpoint_file() if resuming else path
@@ -76,38 +71,39 @@ class Checkpointer(DetectionCheckpointer):
         except (EOFError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, KeyError) as error:
             raise InputError(f"checkpoint {path} cannot be read: {error}") from error
         if path:
-            self._check_fit(path, whole=must_fit or resuming)
+            self._check_fit(path, must_fit or resuming)
         return rest
 
     def _load_model(self, checkpoint: Any) -> Any:
-        # the only place where what was missing is known; Detectron2 itself only logs it
-        found = set(checkpoint["model"])
-        incompatible = super()._load_model(checkpoint)
-        self._names = (found, incompatible)
-        return incompatible
+        # Detectron2 only logs the incompatible keys, and only this method returns them.
+        self._loaded_names = set(checkpoint["model"])
+        self._incompatible = super()._load_model(checkpoint)
+        return self._incompatible
 
-    def _check_fit(self, path: str, whole: bool) -> None:
-        if self._names is None:
-            raise InputError(f"checkpoint {path} holds no model")
-        found, incompatible = self._names
-        wanted = set(dict(self.model.named_parameters()))
-        missing = sorted(wanted & set(incompatible.missing_keys))
-        shapes = [entry for entry in incompatible.incorrect_shapes if entry[0] in wanted]
-        nothing_fits = len(missing) + len(shapes) == len(wanted)
-        if not nothing_fits and not (whole and (missing or shapes)):
+    def _check_fit(self, path: str, must_fit: bool) -> None:
+        if self._incompatible is None:
+            raise InputError(f"checkpoint {path} contains no model")
+        parameters = {name for name, _ in self.model.named_parameters()}
+        missing = sorted(parameters & set(self._incompatible.missing_keys))
+        wrong_shapes = [entry for entry in self._incompatible.incorrect_shapes if entry[0] in parameters]
+        none_fits = len(missing) + len(wrong_shapes) == len(parameters)
+        if not none_fits and not (must_fit and (missing or wrong_shapes)):
             return
-        lines = [f"checkpoint {path} is not of this model ({type(self.model).__name__}):"]
+        lines = [f"checkpoint {path} does not fit this model ({type(self.model).__name__}):"]
         if missing:
-            lines.append(f"  {len(missing)} of {len(wanted)} parameters are not in it: {_some(missing)}")
-        if shapes:
-            shown = [f"{name} is {tuple(theirs)} there, {tuple(ours)} here" for name, theirs, ours in shapes]
-            lines.append(f"  {len(shapes)} have another shape: {_some(shown)}")
-        unknown = sorted(set(incompatible.unexpected_keys) & found)
+            lines.append(f"  {len(missing)} of the model's {len(parameters)} parameters are missing: {_join(missing)}")
+        if wrong_shapes:
+            shapes = [
+                f"{name} is {tuple(in_file)}, expected {tuple(in_model)}" for name, in_file, in_model in wrong_shapes
+            ]
+            lines.append(f"  {len(shapes)} parameters have another shape: {_join(shapes)}")
+        unknown = sorted(set(self._incompatible.unexpected_keys) & self._loaded_names)
         if unknown:
-            lines.append(f"  {len(unknown)} of its {len(found)} are not in the model: {_some(unknown)}")
+            total = len(self._loaded_names)
+            lines.append(f"  {len(unknown)} of the checkpoint's {total} tensors are not in the model: {_join(unknown)}")
         raise InputError("\n".join(lines))
 
 
-def _some(names: list[str]) -> str:
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _join(names: list[str]) -> str:
+    more = f", and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

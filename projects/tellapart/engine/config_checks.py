@@ -1,12 +1,12 @@
-"""Checks at the door: config, data sets and class counts are found wrong before anything is built on them."""
+"""Load a config, and check it, its data sets and its numbers of classes before a model or a loader is built."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import os
 import re
+from collections.abc import Callable
 
 import torch
 import yaml
@@ -15,15 +15,17 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
 
-from .. import add_config
+from .. import model_zoo
+from ..config import RENAMED_KEYS, RENAMED_VALUES, add_config
 from ..data.coco_folder import check_dataset, has_masks, parse_register_flag, register_coco_folder
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from ..instance_fcn.classifier import PassThroughROIHeads
 from ..validation import registry_name_is_a
 
 logger = logging.getLogger(__name__)
 
-_PARTS = {
+# Key below MODEL -> the registry that contains its valid values.
+_REGISTRIES = {
     "META_ARCHITECTURE": META_ARCH_REGISTRY, "BACKBONE.NAME": BACKBONE_REGISTRY,
     "PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY, "ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY, "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
@@ -31,53 +33,82 @@ _PARTS = {
 
 
 def register_from_flags(flags: list[str]) -> None:
-    """Register what ``--register NAME=JSON:IMAGES`` names.
+    """Register the data sets of the flags ``--register NAME=JSON:IMAGES``.
+
+    Args:
+        flags: the flags' values.
 
     Raises:
-        InputError: a flag of another form, or a name that is taken.
+        InputError: a value has another form, or its name is registered already.
     """
     for flag in flags:
         register_coco_folder(*parse_register_flag(flag))
 
 
-def load_config(config_file: str, opts: list[str]) -> CfgNode:
-    """Detectron2's defaults, Tellapart's keys, the file with its bases, then ``KEY VALUE`` pairs.
+def find_config_file(path_or_name: str) -> str:
+    """Return the path of a config file.
 
-    Without a GPU ``MODEL.DEVICE cuda`` becomes ``cpu``, with a warning.
+    Args:
+        path_or_name: an existing file, a URL, or a name in the model zoo ("FCIS/fcis_R_50_FPN.yaml"). A file takes
+            precedence over a name.
 
     Raises:
-        InputError: no such file, broken YAML, an unknown key (with the nearest known one), a value of another type, or
-            a part of a model that is not registered.
+        InputError: there is no such file and no such name.
+    """
+    if "://" in path_or_name or os.path.isfile(path_or_name):
+        return path_or_name
+    try:
+        return model_zoo.get_config_file(path_or_name)
+    except InputError:
+        hint = _similar_file(path_or_name)
+        raise InputError(
+            f"config file {path_or_name} does not exist, and the model zoo has no config of this name{hint}"
+        ) from None
+
+
+def load_config(config_file: str, opts: list[str]) -> CfgNode:
+    """Build a config from Detectron2's defaults, Tellapart's keys, a file with its bases, and KEY VALUE pairs.
+
+    Without a GPU, ``MODEL.DEVICE cuda`` becomes ``cpu``, with a warning.
+
+    Args:
+        config_file: a path or a name in the model zoo, see :func:`find_config_file`; "" for defaults only.
+        opts: [key, value, key, value, ...], which override the file.
+
+    Raises:
+        InputError: the file is missing or is not valid YAML, a key is unknown or renamed, a value has another type, or
+            a part of the model is not registered.
     """
     cfg = get_cfg()
     add_config(cfg)
     if config_file:
-        if "://" not in config_file and not os.path.isfile(config_file):
-            raise InputError(f"config file {config_file} does not exist{_nearest_file(config_file)}")
-        _merge(lambda: cfg.merge_from_file(config_file, allow_unsafe=False), cfg, config_file)
+        path = find_config_file(config_file)
+        _merge(lambda: cfg.merge_from_file(path, allow_unsafe=False), cfg, path)
     if opts:
         if len(opts) % 2:
-            raise InputError(f"options come in pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
+            raise InputError(f"options are {' '.join(opts)} ({len(opts)} words), expected pairs KEY VALUE")
         _merge(lambda: cfg.merge_from_list(opts), cfg, "the command line")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("no CUDA device: MODEL.DEVICE %s -> cpu", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    _check_parts(cfg)
+    _check_registered(cfg)
     return cfg
 
 
-def _check_parts(cfg: CfgNode) -> None:
-    for key, registry in _PARTS.items():
+def _check_registered(cfg: CfgNode) -> None:
+    for key, registry in _REGISTRIES.items():
         name = functools.reduce(getattr, key.split("."), cfg.MODEL)
-        # the two that no registry has: nothing, and proposals that come with the data
-        if name not in registry and name not in ("", "PrecomputedProposals"):
-            known = [known for known, _ in registry]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise InputError(f"MODEL.{key} is {name}, which is not registered; {hint}")
+        # No registry has these two: no part at all, and proposals that come with the data.
+        if name in registry or name in ("", "PrecomputedProposals"):
+            continue
+        if name in RENAMED_VALUES:
+            raise InputError(f"MODEL.{key} is {name}, which has been renamed: set it to {RENAMED_VALUES[name]}")
+        known = [known for known, _ in registry]
+        hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
+        raise InputError(f"MODEL.{key} is {name}, which is not registered{hint}")
 
 
-def _merge(merge, cfg: CfgNode, source: str) -> None:
+def _merge(merge: Callable[[], None], cfg: CfgNode, source: str) -> None:
     try:
         merge()
     except yaml.YAMLError as error:
@@ -85,13 +116,16 @@ def _merge(merge, cfg: CfgNode, source: str) -> None:
     except FileNotFoundError as error:
         raise InputError(f"{source}: its _BASE_ {error.filename} does not exist") from error
     except (TypeError, AttributeError) as error:
-        raise InputError(f"{source} has no keys: it, or a _BASE_ of it, is empty or a plain value ({error})") from error
+        raise InputError(f"{source} has no keys: it or its _BASE_ is empty or a plain value ({error})") from error
     except (KeyError, AssertionError, ValueError) as error:
         text = str(error.args[0] if error.args else error)
         unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
         if unknown is None:
             raise InputError(f"{source}: {text}") from error
-        raise InputError(f"{source}: unknown key {unknown[1]}{_nearest_key(unknown[1], cfg)}") from error
+        key = unknown[1]
+        if key in RENAMED_KEYS:
+            raise InputError(f"{source}: key {key} has been renamed: write {RENAMED_KEYS[key]}") from error
+        raise InputError(f"{source}: unknown key {key}{_similar_key(key, cfg)}") from error
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:
@@ -103,41 +137,40 @@ def _keys(node: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
-def _nearest_key(key: str, cfg: CfgNode) -> str:
+def _similar_key(key: str, cfg: CfgNode) -> str:
     keys = _keys(cfg)
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    if not near:
-        # the right name under the wrong parent
-        last = {k.rsplit(".", 1)[-1]: k for k in keys}
-        near = [last[n] for n in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, n=1)]
-    return f"; did you mean {near[0]}?" if near else ""
+    # If no full key is similar: the last part may be right, but in the wrong section.
+    by_last_part = {known.rsplit(".", 1)[-1]: known for known in keys}
+    return did_you_mean(key, keys, cutoff=0.5) or did_you_mean(key.rsplit(".", 1)[-1], by_last_part)
 
 
-def _nearest_file(path: str) -> str:
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        return f" (nor does the folder {folder})"
-    near = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=1)
-    return f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
+def _similar_file(path: str) -> str:
+    folder, name = os.path.split(path)
+    files = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    similar = did_you_mean(name, {file: os.path.join(folder, file) for file in files})
+    return similar or did_you_mean(path, model_zoo.list_configs())
 
 
-# the section whose NUM_CLASSES a meta-architecture goes by
-_CLASSES_OF = {
+# Meta-architecture -> the section of the config whose NUM_CLASSES it uses.
+_CLASSES_SECTIONS = {
     "GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "FCIS": "ROI_HEADS", "SemiConvColoring": "ROI_HEADS",
     "InstanceFCN": "ROI_HEADS", "RetinaNet": "RETINANET",
 }  # fmt: skip
 
 
 def check_datasets(cfg: CfgNode, names: list[str]) -> None:
-    """Every data set is registered, its files are there and fit together, it has as many categories as the model, and
-    masks if the model has.
+    """Check data sets: registered, valid files, as many categories as the model, and masks if the model uses masks.
+
+    Args:
+        cfg: the config of the model.
+        names: the names of the data sets.
 
     Raises:
-        InputError: names the data set, the file, the annotation or the key.
+        InputError: a check fails. The message names the data set, the file, the annotation or the key.
     """
-    section = _CLASSES_OF.get(cfg.MODEL.META_ARCHITECTURE)
+    section = _CLASSES_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     if section == "ROI_HEADS" and registry_name_is_a(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, PassThroughROIHeads):
-        section = None  # proposals of no category are the result
+        section = None  # The results are class-agnostic proposals.
     num_classes = cfg.MODEL[section].NUM_CLASSES if section else None
     for name in dict.fromkeys(names):
         classes = check_dataset(name)

@@ -1,4 +1,4 @@
-"""Hooks that make training stop and go on exactly: pre-emption, a seed for every step, the loss history."""
+"""Hooks for exact resuming: checkpoint on preemption, one seed per iteration, and the history of the losses."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
 
-# as long as the longest window that Detectron2's writers take a median over
-_HISTORY = 20
+# The longest window, in iterations, over which Detectron2's writers compute a median.
+_HISTORY_LENGTH = 20
 
 
 class PreemptionHook(HookBase):
-    """On ``SIGTERM`` or ``SIGUSR1``: finish the iteration, save a checkpoint, leave with code 128 + signal number.
+    """On ``SIGTERM`` or ``SIGUSR1``: finish the iteration, save a checkpoint, exit with code 128 + signal number.
 
-    Register it last, so that schedulers and writers have had their turn at the iteration that is saved. All processes
-    agree on the iteration: one that got the signal is enough.
+    Register this hook last: the learning rate schedule and the writers have then processed the iteration that is
+    saved. With several processes, a signal to one of them stops all of them after the same iteration.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self._received = 0
-        self._previous: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._received = number
 
     def before_train(self) -> None:
-        """Take over the signals."""
-        self._previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
+        """Install the signal handlers."""
+        self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
 
     def after_train(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._previous.items():
+        """Restore the previous signal handlers."""
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._previous = {}
+        self._previous_handlers = {}
 
-    def _agreed(self) -> int:
+    def _received_by_any_process(self) -> int:
         if comm.get_world_size() == 1:
             return self._received
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        flag = torch.tensor([self._received], device=device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return int(flag.item())
+        received = torch.tensor([self._received], device=device)
+        dist.all_reduce(received, op=dist.ReduceOp.MAX)
+        return int(received.item())
 
     def after_step(self) -> None:
-        """Save and leave if a signal has come to any process."""
-        number = self._agreed()
+        """Save a checkpoint and exit if any process has received a signal."""
+        number = self._received_by_any_process()
         if not number:
             return
         iteration = self.trainer.iter
@@ -70,10 +70,10 @@ class PreemptionHook(HookBase):
 
 
 class SeedEveryStep(HookBase):
-    """Seed the generators from (seed, iteration, rank) before each step.
+    """Seed the random number generators from (seed, iteration, rank) before each iteration.
 
-    What is sampled at an iteration then does not depend on how the run got there, so a resumed run repeats the
-    uninterrupted one.
+    The random numbers of an iteration then do not depend on earlier iterations, so that a resumed run computes the
+    same as an uninterrupted run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -89,32 +89,32 @@ class SeedEveryStep(HookBase):
 
 
 class KeepLossHistory(HookBase):
-    """Carry the last values of smoothed scalars over a resume: writers print medians over the last 20 iterations."""
+    """Store the last 20 values of each smoothed scalar in checkpoints, because writers print medians over them."""
 
     def __init__(self) -> None:
         self._restored: dict[str, list[tuple[float, float]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Name -> [(value, iteration), ...] of every smoothed scalar."""
+        """Return [(value, iteration), ...] per name of a smoothed scalar."""
         storage = self.trainer.storage
         hints = storage.smoothing_hints()
         return {
-            name: [(float(value), float(iteration)) for value, iteration in buffer.values()[-_HISTORY:]]
+            name: [(float(value), float(iteration)) for value, iteration in buffer.values()[-_HISTORY_LENGTH:]]
             for name, buffer in storage.histories().items()
             if hints.get(name, False)
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep the values until there is a storage to put them in."""
+        """Keep the values until training starts, because there is no event storage before."""
         self._restored = state
 
     def before_train(self) -> None:
-        """Put the values into the new storage."""
+        """Write the restored values into the event storage."""
         storage = self.trainer.storage
-        now = storage.iter
+        start_iteration = storage.iter
         for name, values in self._restored.items():
             for value, iteration in values:
                 storage.iter = int(iteration)
                 storage.put_scalar(name, value, smoothing_hint=True)
-        storage.iter = now
+        storage.iter = start_iteration
         self._restored = {}

@@ -1,4 +1,7 @@
-"""Runs of ``train_net.py`` that other programs start, and what is left of them."""
+"""Run several trainings, each in a process of its own, and read their final metrics.
+
+``tools/compare_seeds.py``, ``tools/two_stages.py`` and ``tools/dots.py`` share this module.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -19,102 +22,138 @@ import yaml
 from ..errors import InputError
 from .config_checks import load_config
 
-TRAIN_NET = Path(__file__).resolve().parents[3] / "train_net.py"  # of the checkout that tools/ is in
-# a run's figures do not depend on these
-_INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+# The start of the command line of a training process.
+TRAIN_COMMAND = [sys.executable, "-m", "tellapart", "train"]
+
+# Keys that do not change the metrics of a run.
+_KEYS_WITHOUT_EFFECT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
 
 T = TypeVar("T")
 
 
 def final_metrics(folder: Path, metrics: list[str]) -> dict[str, float] | None:
-    """The line of ``metrics.json`` with a run's last evaluation, by name (``segm/AP``), if the run is finished and was
-    evaluated with all ``metrics``; None otherwise."""
+    """Read the last evaluation of a finished run.
+
+    Args:
+        folder: the run's ``OUTPUT_DIR``.
+        metrics: names such as ``segm/AP`` that the evaluation must contain.
+
+    Returns:
+        The line of ``metrics.json`` as name -> value, or None if the run is not finished or lacks one of ``metrics``.
+    """
     if not (folder / "model_final.pth").is_file() or not (folder / "metrics.json").is_file():
         return None
-    found = None
+    last = None
     for line in (folder / "metrics.json").read_text().splitlines():
         try:
             content = json.loads(line)
-        except json.JSONDecodeError:  # cut off when the run was killed
+        except json.JSONDecodeError:  # The run was killed while it wrote the line.
             continue
         if all(metric in content for metric in metrics):
-            found = content
-    return found
+            last = content
+    return last
+
+
+def run_training(
+    config: Path | str, options: Sequence[str], flags: Sequence[str] = (), console: TextIO | None = None
+) -> int:
+    """Train in a new process, from the last checkpoint if there is one, and wait for its end.
+
+    Args:
+        config: the config file, or its name in the model zoo.
+        options: KEY VALUE pairs.
+        flags: more flags of ``tellapart train``.
+        console: the file for the process's output; by default it goes where this process's output goes.
+
+    Returns:
+        The exit code of the process.
+    """
+    command = [*TRAIN_COMMAND, "--resume", *flags, "--config-file", str(config), *options]
+    return _processes.run(command, console)
 
 
 def train(config: Path, folder: Path, seed: int, options: list[str], metrics: list[str]) -> dict[str, float]:
-    """``final_metrics`` of a run. It is trained if it is not finished, from where it stopped, in a process of its own,
-    and says so in one line; what that process prints goes to ``folder/console.txt``.
+    """Return the ``final_metrics`` of a run; train first if the run is not finished.
+
+    Training continues from the last checkpoint in ``folder``. Its output is appended to ``folder/console.txt``, and a
+    line with the first metric and the training time is printed.
 
     Args:
-        config: of the run.
+        config: the config file of the run.
         folder: its ``OUTPUT_DIR``.
         seed: its ``SEED``.
         options: more KEY VALUE pairs.
-        metrics: names that the evaluation is to give; the first one is printed.
+        metrics: names of metrics that the evaluation must contain.
 
     Raises:
-        InputError: the folder has a run with another config; the run failed, or did not evaluate a metric: names the
-            file that says why.
+        InputError: the folder has a run with another config, the run failed, or its evaluation lacks a metric.
     """
     options = [*options, "SEED", str(seed), "OUTPUT_DIR", str(folder)]
-    _check_same(config, folder, options)
-    done = final_metrics(folder, metrics)
-    if done is not None:
-        return done
+    _check_same_config(config, folder, options)
+    results = final_metrics(folder, metrics)
+    if results is not None:
+        return results
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     console = folder / "console.txt"
     with open(console, "a") as file:
-        code = _children.run([sys.executable, str(TRAIN_NET), "--resume", "--config-file", str(config), *options], file)
+        code = run_training(config, options, console=file)
     if code:
         raise InputError(f"{config} with seed {seed} failed (exit {code}): see {console}")
-    done = final_metrics(folder, metrics)
-    if done is None:
+    results = final_metrics(folder, metrics)
+    if results is None:
         raise InputError(f"{config} with seed {seed} was not evaluated with {' and '.join(metrics)}: see {console}")
-    print(f"{folder}: {metrics[0]} {done[metrics[0]]:.1f}, {(time.monotonic() - start) / 60:.1f} min", flush=True)
-    return done
+    print(f"{folder}: {metrics[0]} {results[metrics[0]]:.1f}, {(time.monotonic() - start) / 60:.1f} min", flush=True)
+    return results
 
 
-def _check_same(config: Path, folder: Path, options: list[str]) -> None:
-    """A run is gone on with, or taken as done, only if it is the one asked for."""
+def _check_same_config(config: Path, folder: Path, options: list[str]) -> None:
+    """Check that an earlier run in ``folder``, if there is one, had the same config."""
     if not (folder / "config.yaml").is_file():
         return
-    had = _flat(yaml.safe_load((folder / "config.yaml").read_text()) or {})
-    wanted = _flat(yaml.safe_load(load_config(str(config), options).dump()))
-    other = [key for key in wanted if key in had and had[key] != wanted[key] and key not in _INDIFFERENT]
-    if other:
-        more = f" (and {len(other) - 1} other keys)" if len(other) > 1 else ""
+    earlier = _flatten(yaml.safe_load((folder / "config.yaml").read_text()) or {})
+    requested = _flatten(yaml.safe_load(load_config(str(config), options).dump()))
+    changed = [
+        key
+        for key, value in requested.items()
+        if key in earlier and earlier[key] != value and key not in _KEYS_WITHOUT_EFFECT
+    ]
+    if changed:
+        key = changed[0]
+        more = f" (and {len(changed) - 1} other keys)" if len(changed) > 1 else ""
         raise InputError(
-            f"{folder} has a run with {other[0]} {had[other[0]]!r}, but {wanted[other[0]]!r} is asked for{more}: "
+            f"{folder} has a run with {key} {earlier[key]!r}, but {requested[key]!r} is requested{more}: "
             "remove the folder or choose another --output"
         )
 
 
-def _flat(content: dict, prefix: str = "") -> dict[str, object]:
-    found = {}
+def _flatten(content: dict, prefix: str = "") -> dict[str, object]:
+    """Return full key -> value for nested sections; ``MODEL.WEIGHTS`` as an absolute path."""
+    flat = {}
     for key, value in content.items():
         if isinstance(value, dict):
-            found.update(_flat(value, f"{prefix}{key}."))
+            flat.update(_flatten(value, f"{prefix}{key}."))
         elif prefix + key == "MODEL.WEIGHTS" and value and "://" not in value:
-            found[prefix + key] = os.path.abspath(value)
+            flat[prefix + key] = os.path.abspath(value)
         else:
-            found[prefix + key] = value
-    return found
+            flat[prefix + key] = value
+    return flat
 
 
-class _Children:
-    """The processes that run, so that none outlives what started them."""
+class _Processes:
+    """The running child processes, so that all can be stopped."""
 
     def __init__(self) -> None:
-        self._lock, self._running, self.stopped = threading.Lock(), set(), False
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+        self.stopped = False
 
-    def run(self, command: list[str], console: TextIO) -> int:
-        """Exit code of a process whose output goes to the file ``console``."""
+    def run(self, command: list[str], console: TextIO | None) -> int:
+        """Run ``command`` and return its exit code; do not start it after :meth:`stop`."""
         with self._lock:
             if self.stopped:
                 return -signal.SIGTERM
-            process = subprocess.Popen(command, stdout=console, stderr=console)
+            process = subprocess.Popen(command, stdout=console, stderr=console, env=_environment())
             self._running.add(process)
         try:
             return process.wait()
@@ -123,45 +162,66 @@ class _Children:
                 self._running.discard(process)
 
     def stop(self) -> None:
-        """What runs saves a checkpoint and ends; nothing new starts."""
+        """Send SIGTERM to all processes, which save a checkpoint and exit; start no further one."""
         with self._lock:
             self.stopped = True
             for process in self._running:
                 process.terminate()
 
 
-_children = _Children()
+_processes = _Processes()
 
 
-def in_parallel(jobs: list[Callable[[], T]], count: int) -> list[T]:
-    """The jobs' results in their order, ``count`` jobs at the same time; jobs call :func:`train`. The first one that
-    fails, Ctrl-C and SIGTERM stop all: what runs saves a checkpoint and ends, what waits is not started."""
+def _environment() -> dict[str, str]:
+    """Return this process's environment, in which a child process imports the same ``tellapart``."""
+    paths = [str(Path(__file__).resolve().parents[2])]
+    if os.environ.get("PYTHONPATH"):
+        paths.append(os.environ["PYTHONPATH"])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def in_parallel(jobs: list[Callable[[], T]], num_parallel: int) -> list[T]:
+    """Run ``jobs``, which call :func:`train` or :func:`run_training`, ``num_parallel`` at a time.
+
+    If a job fails, on Ctrl-C and on SIGTERM, all jobs stop: running trainings save a checkpoint and exit, and waiting
+    jobs are not started.
+
+    Args:
+        jobs: functions without arguments.
+        num_parallel: the maximum number of jobs that run at the same time.
+
+    Returns:
+        The results of the jobs, in the order of ``jobs``.
+
+    Raises:
+        BaseException: the first error that a job raised.
+    """
     errors: list[BaseException] = []
 
-    def guarded(job: Callable[[], T]) -> T | None:
-        if not _children.stopped:
+    def run_job(job: Callable[[], T]) -> T | None:
+        if not _processes.stopped:
             try:
                 return job()
             except BaseException as error:
                 errors.append(error)
-                _children.stop()
+                _processes.stop()
         return None
 
-    def leave(*_) -> None:
+    def exit_on_sigterm(*_) -> None:
         sys.exit(128 + signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    previous_handler = signal.signal(signal.SIGTERM, exit_on_sigterm)
     try:
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(num_parallel) as pool:
             try:
-                futures = [pool.submit(guarded, job) for job in jobs]
+                futures = [pool.submit(run_job, job) for job in jobs]
                 wait(futures)
             except BaseException:
-                _children.stop()
+                _processes.stop()
                 raise
     finally:
-        signal.signal(signal.SIGTERM, before)
-        _children.stopped = False
+        signal.signal(signal.SIGTERM, previous_handler)
+        _processes.stopped = False
     if errors:
         raise errors[0]
     return [future.result() for future in futures]

@@ -1,13 +1,15 @@
-"""Start one process, several (Detectron2's ``launch``), or join those that ``torchrun`` has started."""
+"""Run a function in one process, in several (Detectron2's ``launch``), or in those that ``torchrun`` has started."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import os
 import sys
-from typing import Any, Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,50 +18,56 @@ from detectron2.engine import defaults
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
-from ..errors import InputError
-
-EXIT_BAD_INPUT = 2
+from ..errors import EXIT_INVALID_INPUT, InputError, print_error
 
 
 def under_torchrun() -> bool:
-    """Whether ``torchrun`` (or a scheduler that sets the same variables) has started this process."""
+    """Return whether ``torchrun`` (or a scheduler that sets the same variables) has started this process."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` in as many processes as asked for; exit with code 2 on ``InputError``.
+    """Run ``main(args)`` in one or several processes.
 
-    Under ``torchrun`` this process is one of those it started: NCCL where every local process has a GPU, else gloo.
-    Otherwise ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url`` say it, as for Detectron2's
+    Under ``torchrun`` this process joins the others: with NCCL if every local process has a GPU, else with gloo.
+    Otherwise ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url`` of ``args`` go to Detectron2's
     ``launch``.
+
+    Args:
+        main: a function that can be pickled.
+        args: the parsed command line.
+
+    Raises:
+        InputError: there are fewer GPUs than requested, or ``main`` raises it in the only process. If there are several
+            processes, the first one prints the message, and all of them exit with code 2.
     """
+    if under_torchrun():
+        _join_torchrun(main, args)
+        return
+    if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
+        raise InputError(
+            f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()} GPUs; to start several "
+            f"processes on CPUs: torchrun --nproc_per_node={args.num_gpus} -m tellapart train ..."
+        )
     try:
-        if under_torchrun():
-            _join_torchrun(main, args)
-            return
-        # more GPUs than there are fail ten layers down otherwise
-        if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
-            raise InputError(
-                f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} GPU(s); "
-                f"on CPUs start several processes with: torchrun --nproc_per_node={args.num_gpus} train_net.py ..."
-            )
         detectron2_launch(
-            _Guarded(main),
+            _ReportOnce(main),
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
             args=(args,),
         )
-    except InputError as error:
-        _complain(error)
     except mp.ProcessExitedException as error:
-        # a worker has said why and exited; its code is ours
+        # The worker process has printed its message already.
         sys.exit(error.exit_code)
 
 
-class _Guarded:
-    """``main`` for a spawned worker (so it can be pickled), where ``InputError`` becomes a message and exit code 2."""
+class _ReportOnce:
+    """``main`` for one of several processes: on ``InputError`` all exit with code 2 and the first prints the message.
+
+    This is a class because a spawned process needs a callable that can be pickled.
+    """
 
     def __init__(self, main: Callable[[argparse.Namespace], Any]) -> None:
         self.main = main
@@ -70,14 +78,9 @@ class _Guarded:
         except InputError as error:
             if comm.get_world_size() == 1:
                 raise
-            _complain(error)
-
-
-def _complain(error: InputError) -> None:
-    # every process meets the same bad input: one of them says it
-    if int(os.environ.get("RANK", 0)) == 0 and comm.get_rank() == 0:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-    sys.exit(EXIT_BAD_INPUT)
+            if comm.is_main_process():
+                print_error(error)
+            sys.exit(EXIT_INVALID_INPUT)
 
 
 def _join_torchrun(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -86,19 +89,42 @@ def _join_torchrun(main: Callable[[argparse.Namespace], Any], args: argparse.Nam
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_size
     if on_gpu:
         torch.cuda.set_device(local_rank)
-    else:
-        # Detectron2 always passes device_ids, which DistributedDataParallel refuses for a model on the CPU.
-        defaults.create_ddp_model = functools.partial(defaults.create_ddp_model, device_ids=None)
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         comm.create_local_process_group(local_size)
         comm.synchronize()
-        main(args)
-        comm.synchronize()  # nobody leaves while another one still talks
+        with contextlib.nullcontext() if on_gpu else _ddp_on_cpu():
+            _ReportOnce(main)(args)
+        comm.synchronize()  # No process leaves while another one still communicates.
     finally:
-        # gloo's threads end with the last reference to their group; left to the interpreter's end they can abort it
-        for name in [name for name, value in vars(comm).items() if isinstance(value, dist.ProcessGroup)]:
-            setattr(comm, name, None)
-        comm._get_global_gloo_group.cache_clear()
-        dist.destroy_process_group()
-        gc.collect()  # the trainer, which is in a cycle with its hooks, holds the model's group
+        _destroy_process_groups()
+
+
+@contextlib.contextmanager
+def _ddp_on_cpu() -> Iterator[None]:
+    """Let Detectron2's trainer wrap a model on the CPU in DistributedDataParallel.
+
+    ``DefaultTrainer.__init__`` calls ``defaults.create_ddp_model``, which passes ``device_ids`` for the model. DDP
+    refuses ``device_ids`` for a model on the CPU. The trainer has no parameter for it, so the function is replaced
+    while the block runs.
+    """
+    original = defaults.create_ddp_model
+    defaults.create_ddp_model = functools.partial(original, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = original
+
+
+def _destroy_process_groups() -> None:
+    """Destroy all process groups and end their threads.
+
+    The threads of a gloo group run until the last reference to the group is gone. If they still run when the
+    interpreter exits, they can abort it. ``detectron2.utils.comm`` keeps references in module globals and in a cache,
+    and has no function that releases them. Therefore they are cleared here.
+    """
+    for name in [name for name, value in vars(comm).items() if isinstance(value, dist.ProcessGroup)]:
+        setattr(comm, name, None)
+    comm._get_global_gloo_group.cache_clear()
+    dist.destroy_process_group()
+    gc.collect()  # The trainer and its hooks form a reference cycle, and the trainer's DDP model holds its group.

@@ -1,13 +1,4 @@
-"""Train or evaluate any config: Detectron2's own models and Tellapart's, on one process, several, or under torchrun.
-
-Examples:
-    python train_net.py --config-file configs/quick/fcis/fcis_R_18_shapes.yaml
-    python train_net.py --config-file CONFIG --resume                      # go on where a run stopped
-    python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
-    python train_net.py --config-file CONFIG --num-gpus 8 SOLVER.IMS_PER_BATCH 16
-    torchrun --nproc_per_node=2 train_net.py --config-file CONFIG          # gloo on CPUs, NCCL on GPUs
-    python train_net.py --config-file CONFIG --register mine=annotations.json:images DATASETS.TEST "('mine',)"
-"""
+"""Train or evaluate any config: Detectron2's own models and Tellapart's."""
 
 from __future__ import annotations
 
@@ -15,37 +6,38 @@ import argparse
 import logging
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..errors import InputError
 from .checkpoint import Checkpointer
-from .config_checks import check_datasets, load_config, register_from_flags
+from .config_checks import check_datasets, find_config_file, load_config, register_from_flags
 from .launch import launch
 from .trainer import Trainer
 
-
-def _is_no_input_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+logger = logging.getLogger(__name__)
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Config, loggers, seed and output folder."""
-    # bad input is one message, printed once by launch(); the training loop would log it with its traceback
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
-    register_from_flags(args.register)
-    cfg = load_config(args.config_file, args.opts)
-    check_datasets(cfg, [*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
-    cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tellapart", abbrev_name="tp")
-    return cfg
+def run(args: argparse.Namespace) -> None:
+    """Train and evaluate, or only evaluate, in as many processes as ``args`` requests.
+
+    Args:
+        args: Detectron2's standard flags and ``register``, a list of NAME=JSON:IMAGES.
+
+    Raises:
+        InputError: see :func:`tellapart.engine.launch.launch`.
+    """
+    launch(main, args)
 
 
-def main(args: argparse.Namespace) -> dict:
-    """Train and evaluate, or only evaluate; returns the evaluators' results."""
+def main(args: argparse.Namespace) -> dict | None:
+    """Train and evaluate, or only evaluate, in this process.
+
+    Returns:
+        The evaluators' results, if only evaluating or if the config has expected results.
+    """
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
@@ -59,23 +51,25 @@ def main(args: argparse.Namespace) -> dict:
     return trainer.train()
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's flags and ``--register``."""
-    parser = default_argument_parser(__doc__.split("Examples:")[1])
-    parser.add_argument(
-        "--register",
-        action="append",
-        default=[],
-        metavar="NAME=JSON:IMAGES",
-        help="register a COCO-format data set under NAME (repeatable)",
-    )
-    return parser
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Register data sets, load and check the config, and set up the loggers, the seed and the output folder.
+
+    Raises:
+        InputError: the config or a data set is invalid.
+    """
+    # An InputError is reported once, without traceback; the training loop would log it with its traceback as well.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_input_error)
+    register_from_flags(args.register)
+    config_file = find_config_file(args.config_file) if args.config_file else ""
+    cfg = load_config(config_file, args.opts)
+    check_datasets(cfg, [*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
+    cfg.freeze()
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tellapart", abbrev_name="tp")
+    if config_file != args.config_file:
+        logger.info("config %s of the model zoo: %s", args.config_file, config_file)
+    return cfg
 
 
-def run(argv: list[str] | None = None) -> None:
-    """Train or evaluate as the command line ``argv`` (default: ``sys.argv``) says."""
-    launch(main, argument_parser().parse_args(argv))
-
-
-if __name__ == "__main__":
-    run()
+def _is_not_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))

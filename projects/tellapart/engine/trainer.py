@@ -1,14 +1,14 @@
-"""The trainer: Detectron2's, with a loader that resumes exactly, atomic checkpoints and pictures after evaluation."""
+"""The trainer: Detectron2's trainer with exact resuming, atomic checkpoints and contact sheets after evaluation."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import weakref
 from collections.abc import Callable
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
@@ -27,18 +27,32 @@ EVALUATORS = {"coco": COCOEvaluator, "coloring": ColoringEvaluator, "mask_propos
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's trainer with a loader that resumes exactly, pre-emption, atomic checkpoints and pictures."""
+    """Detectron2's trainer with a loader that resumes exactly, preemption, atomic checkpoints and contact sheets."""
+
+    @property
+    def checkpointer(self) -> Checkpointer:
+        """The checkpointer of the trainer and of its hooks.
+
+        ``DefaultTrainer.__init__`` assigns a ``DetectionCheckpointer`` before it builds the hooks that save with it.
+        The setter converts it, so that the hooks save atomically too.
+        """
+        return self._checkpointer
+
+    @checkpointer.setter
+    def checkpointer(self, checkpointer: DetectionCheckpointer) -> None:
+        if not isinstance(checkpointer, Checkpointer):
+            checkpointer = Checkpointer.from_checkpointer(checkpointer)
+        self._checkpointer = checkpointer
 
     def build_hooks(self) -> list:
-        """Detectron2's hooks, then ours: the pre-emption hook last, so that it saves a finished iteration."""
-        self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        """Return Detectron2's hooks and ours; the preemption hook is last, so that it saves a finished iteration."""
         hooks = [*super().build_hooks(), KeepLossHistory(), PreemptionHook()]
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryStep(self.cfg.SEED))
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Weights, optimiser and iteration from the newest checkpoint, and the data from where it stopped."""
+        """Load the initial weights, or continue the last checkpoint: weights, optimizer, iteration and data order."""
         super().resume_or_load(resume=resume)
         self.data_loader.batch_sampler.start_batch = self.start_iter
         if self.start_iter >= self.max_iter:
@@ -46,7 +60,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """By ``SOLVER.OPTIMIZER``: SGD or AdamW, with Detectron2's parameter groups and gradient clipping."""
+        """Build SGD or AdamW (``SOLVER.OPTIMIZER``) with Detectron2's parameter groups and gradient clipping.
+
+        Raises:
+            InputError: ``SOLVER.OPTIMIZER`` or ``SOLVER.LR_FACTORS`` is invalid.
+        """
         options = cfg.SOLVER
         groups = get_default_optimizer_params(
             model,
@@ -54,7 +72,7 @@ class Trainer(DefaultTrainer):
             weight_decay_norm=options.WEIGHT_DECAY_NORM,
             bias_lr_factor=options.BIAS_LR_FACTOR,
             weight_decay_bias=options.WEIGHT_DECAY_BIAS,
-            lr_factor_func=lr_factors(options.LR_FACTORS, [name for name, _ in model.named_parameters()]),
+            lr_factor_func=lr_factor_function(options.LR_FACTORS, [name for name, _ in model.named_parameters()]),
         )
         arguments = {"lr": options.BASE_LR, "weight_decay": options.WEIGHT_DECAY}
         if options.OPTIMIZER == "SGD":
@@ -62,59 +80,73 @@ class Trainer(DefaultTrainer):
             return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(groups, **arguments)
         if options.OPTIMIZER == "ADAMW":
             return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, **arguments)
-        raise InputError(f"SOLVER.OPTIMIZER is {options.OPTIMIZER}, wanted SGD or ADAMW")
+        raise InputError(f"SOLVER.OPTIMIZER is {options.OPTIMIZER}, expected SGD or ADAMW")
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """The resumable loader over ``cfg.DATASETS.TRAIN``."""
+        """Build the resumable loader over ``cfg.DATASETS.TRAIN``."""
         return build_resumable_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Detectron2's loader over ``dataset_name``; a broken image is named."""
+        """Build Detectron2's test loader with error messages that name an unreadable image."""
         return build_guarded_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """Those of ``TEST.EVALUATORS``; files go to ``OUTPUT_DIR/inference`` (a folder a set if there are several)."""
+        """Build the evaluators that ``TEST.EVALUATORS`` names.
+
+        Args:
+            cfg: the config.
+            dataset_name: the data set to evaluate on.
+            output_folder: the folder for the results; by default that of :func:`inference_folder`.
+
+        Raises:
+            InputError: ``TEST.EVALUATORS`` is empty or has an unknown name.
+        """
         unknown = [name for name in cfg.TEST.EVALUATORS if name not in EVALUATORS]
         if unknown or not cfg.TEST.EVALUATORS:
-            raise InputError(f"TEST.EVALUATORS is {cfg.TEST.EVALUATORS}, wanted some of {list(EVALUATORS)}")
+            raise InputError(f"TEST.EVALUATORS is {cfg.TEST.EVALUATORS}, expected one or more of {list(EVALUATORS)}")
         folder = output_folder or inference_folder(cfg, dataset_name)
         return DatasetEvaluators([EVALUATORS[name](dataset_name, output_dir=folder) for name in cfg.TEST.EVALUATORS])
 
     @classmethod
     def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
-        """Evaluate on every test set, then draw a contact sheet of each that COCO's evaluator was on."""
+        """Evaluate on every test set, then draw a contact sheet for each test set with COCO results."""
         results = super().test(cfg, model, evaluators)
         sheet = cfg.TEST.CONTACT_SHEET
         if comm.is_main_process() and sheet.NUM_IMAGES > 0:
             for name in cfg.DATASETS.TEST:
                 folder = inference_folder(cfg, name)
-                found = os.path.join(folder, "coco_instances_results.json")
-                if not os.path.isfile(found):
+                detections_file = os.path.join(folder, "coco_instances_results.json")
+                if not os.path.isfile(detections_file):
                     continue
                 path = os.path.join(folder, f"contact_sheet_{name}.png")
-                contact_sheet_from_results(path, name, found, sheet.NUM_IMAGES, sheet.SCORE_THRESH)
+                contact_sheet_from_results(path, name, detections_file, sheet.NUM_IMAGES, sheet.SCORE_THRESH)
                 logger.info("Images with true and predicted masks: %s", path)
         return results
 
 
-def lr_factors(pairs: list[list], names: list[str]) -> Callable[[str], float]:
-    """``SOLVER.LR_FACTORS`` as a function of a parameter's name.
+def lr_factor_function(lr_factors: list[list], parameter_names: list[str]) -> Callable[[str], float]:
+    """Return the function from a parameter's name to its learning rate factor.
+
+    Args:
+        lr_factors: ``SOLVER.LR_FACTORS``, [prefix, factor] pairs. The factors of all matching prefixes are multiplied.
+        parameter_names: the names of all parameters of the model.
 
     Raises:
-        InputError: an entry that is no [prefix, factor], or whose prefix no parameter has.
+        InputError: an entry is not a [prefix, factor] pair, or no parameter's name starts with its prefix.
     """
-    for pair in pairs:
+    for pair in lr_factors:
         if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], (int, float)):
-            raise InputError(f"SOLVER.LR_FACTORS has {pair}, wanted [prefix of parameters' names, factor]")
-        if not any(name.startswith(pair[0]) for name in names):
+            raise InputError(f"SOLVER.LR_FACTORS has {pair}, expected [prefix of parameter names, factor]")
+        if not any(name.startswith(pair[0]) for name in parameter_names):
             raise InputError(f"SOLVER.LR_FACTORS has {pair}, but no parameter's name starts with {pair[0]}")
-    return lambda name: math.prod(factor for prefix, factor in pairs if name.startswith(prefix))
+    return lambda name: math.prod(factor for prefix, factor in lr_factors if name.startswith(prefix))
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> str:
-    """Where the results on ``dataset_name`` are written."""
+    """Return the folder for the results on ``dataset_name``: OUTPUT_DIR/inference, with a subfolder per test set if
+    there are several test sets."""
     folder = os.path.join(cfg.OUTPUT_DIR, "inference")
     return folder if len(cfg.DATASETS.TEST) == 1 else os.path.join(folder, dataset_name)

@@ -1,4 +1,4 @@
-"""Measures that Detectron2 does not have."""
+"""Evaluators that Detectron2 does not have."""
 
 from .coloring import ColoringEvaluator
 from .mask_proposals import MaskProposalEvaluator

@@ -1,4 +1,4 @@
-"""How well the colours of an image's pixels tell its instances apart."""
+"""How well an instance coloring separates the instances of an image."""
 
 from __future__ import annotations
 
@@ -11,72 +11,101 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from ..data.annotations import decode_gt_masks
 from ..errors import InputError
-from ..masks import true_masks
 
 logger = logging.getLogger(__name__)
 
 
 class ColoringEvaluator(DatasetEvaluator):
-    """``OrderedDict(coloring={"ARI": ..., "covered": ..., "images": ...})``: means in percent over so many images.
+    """Compute the adjusted Rand index (ARI) and the coverage of predicted instances, as means over images.
 
-    ARI is the adjusted Rand index between predicted and true instances over the pixels that a prediction covers and
-    that belong to exactly one true instance: 0 is chance, 100 the same partition whatever the order of the colours. It
-    says how well instances are told apart; what was found at all is ``covered``, the predictions' share of the pixels
-    of exactly one true instance. Images of fewer than two true instances say nothing about that, and are left out.
+    Both look at the pixels that belong to exactly one ground-truth instance:
+
+    - ``ARI``, in percent: adjusted Rand index between the predicted and the ground-truth instances, over those pixels
+      that a prediction covers. 0 is chance, 100 is the same partition, in whatever order the instances come.
+    - ``covered``, in percent: the share of those pixels that a prediction covers.
+    - ``images``: number of images in the means. Images with fewer than two ground-truth instances, crowds excluded, are
+      left out, because they do not show whether instances are separated.
 
     Args:
-        dataset_name: of a registered data set, whose dicts have ``annotations`` and ``image_id``.
-        output_dir: not used: there is nothing to keep but the number.
+        dataset_name: a registered data set, whose dicts have ``annotations`` and ``image_id``.
+        output_dir: not used. It is accepted because all evaluators are built with it.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
         self.dataset_name = dataset_name
-        self._truth = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
+        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was processed."""
-        self._found: dict[int, tuple[float, float]] = {}
+        """Forget all processed images."""
+        self._figures: dict[int, tuple[float, float]] = {}  # ARI and coverage by image id
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Takes ``image_id`` of the inputs and ``instances`` with ``pred_masks`` bool (N, H, W) of the outputs.
+        """Evaluate the predictions of a batch. A later prediction of an image replaces an earlier one.
+
+        Args:
+            inputs: per image a dict with ``image_id``.
+            outputs: per image a dict with ``instances``, which have ``pred_masks``, bool (N, H, W).
 
         Raises:
-            InputError: an image that the data set does not have, or masks of another size than the image's.
+            InputError: the data set has no such image, or the masks do not have the image's size.
         """
-        for one, output in zip(inputs, outputs):
-            if one["image_id"] not in self._truth:
-                raise InputError(f"image {one['image_id']} is not in the data set {self.dataset_name}")
-            record = self._truth[one["image_id"]]
-            size = record["height"], record["width"]
-            masks = output["instances"].pred_masks.cpu().numpy()
-            if masks.shape[1:] != size:
-                raise InputError(f"image {one['image_id']}: masks {masks.shape[1:]}, wanted {size}, the image's size")
-            truth = true_masks(record)
-            if len(truth) >= 2:
-                self._found[one["image_id"]] = adjusted_rand_index(masks, truth)
+        for image_input, output in zip(inputs, outputs):
+            image_id = image_input["image_id"]
+            if image_id not in self._records:
+                raise InputError(
+                    f"image {image_id} is not in the data set {self.dataset_name}: evaluate on the inputs' data set"
+                )
+            record = self._records[image_id]
+            image_size = record["height"], record["width"]
+            pred_masks = output["instances"].pred_masks.cpu().numpy()
+            if pred_masks.shape[1:] != image_size:
+                raise InputError(
+                    f"image {image_id}: masks have size {pred_masks.shape[1:]}, expected the image's size {image_size}"
+                )
+            gt_masks = decode_gt_masks(record)
+            if len(gt_masks) >= 2:
+                self._figures[image_id] = adjusted_rand_index(pred_masks, gt_masks)
 
     def evaluate(self) -> OrderedDict | None:
-        """The mean, on the main process; None elsewhere."""
-        gathered = comm.gather(self._found, dst=0)
+        """Average over the images of all processes.
+
+        Returns:
+            ``OrderedDict(coloring={"ARI": ..., "covered": ..., "images": ...})`` in the main process, nan for no image,
+            and None in the others.
+        """
+        figures_per_process = comm.gather(self._figures, dst=0)
         if not comm.is_main_process():
             return None
-        found = dict(itertools.chain.from_iterable(part.items() for part in gathered))
-        index, covered = np.mean(list(found.values()), axis=0) if found else (np.nan, np.nan)
-        return OrderedDict(coloring={"ARI": 100 * float(index), "covered": 100 * float(covered), "images": len(found)})
+        figures = dict(itertools.chain.from_iterable(part.items() for part in figures_per_process))
+        index, coverage = np.mean(list(figures.values()), axis=0) if figures else (np.nan, np.nan)
+        return OrderedDict(
+            coloring={"ARI": 100 * float(index), "covered": 100 * float(coverage), "images": len(figures)}
+        )
 
 
-def adjusted_rand_index(masks: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Of predicted bool masks (N, H, W) and true ones (M, H, W), and the share of pixels it is over; see the evaluator.
-    Where predictions overlap, the first one counts. 0 where nothing is covered."""
+def adjusted_rand_index(pred_masks: np.ndarray, gt_masks: np.ndarray) -> tuple[float, float]:
+    """Compute the adjusted Rand index and the coverage of one image, see :class:`ColoringEvaluator`.
+
+    Args:
+        pred_masks: bool (N, H, W). Where masks overlap, the first one counts.
+        gt_masks: bool (M, H, W).
+
+    Returns:
+        The index, from -0.5 to 1, and the coverage, from 0 to 1. Both are 0 if no pixel is covered.
+
+    Raises:
+        InputError: scikit-learn is not installed.
+    """
     try:
         from sklearn.metrics import adjusted_rand_score
     except ImportError as error:
         raise InputError("the coloring evaluator needs scikit-learn: pip install scikit-learn") from error
-    alone = truth.sum(0) == 1
-    counted = alone & masks.any(0)
-    if not counted.any():
+    in_one_instance = gt_masks.sum(0) == 1
+    compared = in_one_instance & pred_masks.any(0)
+    if not compared.any():
         return 0.0, 0.0
-    index = adjusted_rand_score(truth.argmax(0)[counted], masks.argmax(0)[counted])
-    return float(index), float(counted.sum() / alone.sum())
+    index = adjusted_rand_score(gt_masks.argmax(0)[compared], pred_masks.argmax(0)[compared])
+    return float(index), float(compared.sum() / in_one_instance.sum())

@@ -1,4 +1,4 @@
-"""The meta-architecture: Detectron2's two-stage detector with FCIS's heads, and masks by voting."""
+"""FCIS's meta-architecture: Detectron2's two-stage detector with FCIS's heads, and masks by voting."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from .roi_heads import FCISROIHeads
 
 @META_ARCH_REGISTRY.register()
 class FCIS(GeneralizedRCNN):
-    """Fully convolutional instance segmentation (Li et al., 2017): backbone, RPN, inside/outside score maps, voting.
+    """Fully convolutional instance-aware semantic segmentation (Li et al., 2017).
 
-    The backbone and the RPN are whatever the config names. With ``RES5_DILATION`` 2, the RPN on ``res4`` and the heads
-    on ``res5`` it is the paper's; with several ``MODEL.ROI_HEADS.IN_FEATURES`` of an FPN, FCIS on a pyramid.
+    It has the backbone and the RPN of the config, heads that pool inside/outside score maps, and mask voting. With
+    ``RES5_DILATION`` 2, the RPN on ``res4`` and the heads on ``res5`` it is the paper's network. With several
+    ``MODEL.ROI_HEADS.IN_FEATURES`` of an FPN it is FCIS on a pyramid.
 
     Args:
-        voting: candidates of an image to its instances.
-        other arguments: of ``GeneralizedRCNN``; ``roi_heads`` must give candidates as ``FCISROIHeads`` does.
+        voting: turns the candidates of an image into its instances.
+        **kwargs: see ``GeneralizedRCNN``. ``roi_heads`` must be an ``FCISROIHeads``.
     """
 
     @configurable
@@ -33,14 +34,14 @@ class FCIS(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Arguments out of the config.
+        """Read the arguments from the config.
 
         Raises:
-            InputError: other ROI heads are named, or :func:`check_options` finds something.
+            InputError: the config has other ROI heads, or an option that :func:`check_options` refuses.
         """
         options = check_options(cfg)
         if not registry_name_is_a(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, FCISROIHeads):
-            raise InputError(f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}, wanted {FCISROIHeads.__name__}")
+            raise InputError(f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}, expected {FCISROIHeads.__name__}")
         voting = MaskVoting(
             score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             nms_thresh=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
@@ -53,30 +54,31 @@ class FCIS(GeneralizedRCNN):
     def inference(
         self, batched_inputs: list[dict], detected_instances: None = None, do_postprocess: bool = True
     ) -> list[dict] | list[Instances]:
-        """Detect and segment.
+        """Detect and segment the instances of each image.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (C, H, W), ``height`` and ``width`` of the output wanted.
-            detected_instances: not supported: FCIS finds masks and boxes together.
-            do_postprocess: whether masks are voted on in the output's size, as the paper does, or in the input's.
+            batched_inputs: one dict per image: ``image`` (C, H, W), and ``height`` and ``width`` of the output.
+            detected_instances: not supported, since FCIS predicts masks and boxes together.
+            do_postprocess: True: vote on masks in the output's size, as the paper does. False: in the input's size.
 
         Returns:
-            ``{"instances": ...}`` for each image, or the ``Instances``; fields as ``MaskVoting`` gives them.
+            One ``Instances`` per image with the fields that ``MaskVoting`` returns; with ``do_postprocess`` each in a
+            dict, ``{"instances": Instances}``.
         """
         if detected_instances is not None:
-            raise NotImplementedError("FCIS finds masks and boxes together: it takes no detected_instances")
+            raise NotImplementedError("FCIS predicts masks and boxes together: it takes no detected_instances")
         candidates = super().inference(batched_inputs, do_postprocess=False)
         if not do_postprocess:
-            return [self._vote(found, *found.image_size) for found in candidates]
+            return [self._vote(image_candidates, *image_candidates.image_size) for image_candidates in candidates]
         results = []
-        for inputs, found in zip(batched_inputs, candidates):
-            height, width = found.image_size
-            voted = self._vote(found, inputs.get("height", height), inputs.get("width", width))
-            results.append({"instances": voted})
+        for inputs, image_candidates in zip(batched_inputs, candidates):
+            height, width = image_candidates.image_size
+            detections = self._vote(image_candidates, inputs.get("height", height), inputs.get("width", width))
+            results.append({"instances": detections})
         return results
 
     def _vote(self, candidates: Instances, height: int, width: int) -> Instances:
-        """Mask voting in an image of the given size."""
+        """Scale the candidates' boxes to an image of the given size, and vote on masks of that size."""
         boxes = candidates.proposal_boxes.clone()
         boxes.scale(width / candidates.image_size[1], height / candidates.image_size[0])
-        return self.voting(boxes.tensor, candidates.scores, candidates.masks, (height, width))
+        return self.voting(boxes.tensor, candidates.class_probs, candidates.mask_probs, (height, width))

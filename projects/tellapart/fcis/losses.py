@@ -1,4 +1,4 @@
-"""FCIS's training: targets, the three losses of each region, the hardest regions (section 2.3, "training")."""
+"""FCIS's training: targets, the three losses per region, and the selection of hard regions (section 2.3)."""
 
 from __future__ import annotations
 
@@ -14,95 +14,106 @@ from ..masks import mask_targets
 
 
 class RegionLosses(NamedTuple):
-    """Losses of R regions, each (R,): classification, segmentation and box; the last two 0 for background."""
+    """Losses of R regions, each (R,). For background regions ``mask_loss`` and ``box_loss`` are zero."""
 
-    cls: Tensor
-    seg: Tensor
-    box: Tensor
+    class_loss: Tensor
+    mask_loss: Tensor
+    box_loss: Tensor
 
 
 def region_losses(
-    class_logits: Tensor, side_logits: Tensor, deltas: Tensor, gt_classes: Tensor, foreground: Tensor,
+    class_logits: Tensor, mask_logits: Tensor, deltas: Tensor, gt_classes: Tensor, foreground: Tensor,
     gt_masks: Tensor, gt_deltas: Tensor, smooth_l1_beta: float,
 ) -> RegionLosses:  # fmt: skip
-    """The losses of each of R regions, P of them foreground.
+    """Compute the losses of R regions, of which P are foreground.
 
     Args:
         class_logits: (R, C + 1), background last.
-        side_logits: (P, m, m), inside minus outside score at the true category of the foreground regions. The two-way
-            softmax of the paper is a sigmoid of it.
-        deltas: (R, 4), predicted.
-        gt_classes: int64 (R,), background C.
-        foreground: bool (R,), the P regions that have a mask and a box to learn.
+        mask_logits: (P, m, m), the inside score minus the outside score of the ground-truth category of each foreground
+            region. Their sigmoid equals the paper's softmax over the two sides.
+        deltas: (R, 4), predicted box deltas.
+        gt_classes: int64 (R,), C for background.
+        foreground: bool (R,), the P regions that have a mask target and a box target.
         gt_masks: bool (P, m, m).
         gt_deltas: (P, 4).
-        smooth_l1_beta: 1 / sigma^2.
+        smooth_l1_beta: 1 / sigma^2 in the paper's notation.
 
     Returns:
-        ``seg`` is a mean over the m * m cells, ``box`` a sum over the four numbers.
+        ``class_loss`` is the cross-entropy, ``mask_loss`` the mean of the binary cross-entropy over the m * m cells,
+        ``box_loss`` the sum of the smooth L1 loss over the four deltas.
     """
-    cls = F.cross_entropy(class_logits, gt_classes, reduction="none")
-    seg = F.binary_cross_entropy_with_logits(side_logits, gt_masks.to(side_logits.dtype), reduction="none")
-    distance = smooth_l1_loss(deltas[foreground], gt_deltas, smooth_l1_beta, reduction="none")
-    index = foreground.nonzero().flatten()
-    zeros = torch.zeros_like(cls)
+    class_loss = F.cross_entropy(class_logits, gt_classes, reduction="none")
+    cell_loss = F.binary_cross_entropy_with_logits(mask_logits, gt_masks.to(mask_logits.dtype), reduction="none")
+    delta_loss = smooth_l1_loss(deltas[foreground], gt_deltas, smooth_l1_beta, reduction="none")
+    foreground_index = foreground.nonzero().flatten()
+    zeros = torch.zeros_like(class_loss)
     return RegionLosses(
-        cls, zeros.index_add(0, index, seg.mean((1, 2))), zeros.index_add(0, index, distance.sum(1))
+        class_loss,
+        zeros.index_add(0, foreground_index, cell_loss.mean((1, 2))),
+        zeros.index_add(0, foreground_index, delta_loss.sum(1)),
     )
 
 
-def hardest(losses: Tensor, counts: list[int], keep: int) -> Tensor:
-    """Online hard example mining (Shrivastava et al., 2016): the regions of highest loss in each image.
+def select_hard_regions(losses: Tensor, counts: list[int], max_per_image: int) -> Tensor:
+    """Select the regions of highest loss in each image (online hard example mining, Shrivastava et al., 2016).
 
     Args:
-        losses: (R,), regions of all images in a row.
-        counts: regions of each image.
-        keep: at most so many an image.
+        losses: (R,), the regions of all images one after the other.
+        counts: number of regions of each image.
+        max_per_image: largest number of regions to select per image.
 
     Returns:
-        bool (R,).
+        bool (R,), the selected regions.
     """
-    chosen = torch.zeros_like(losses, dtype=torch.bool)
+    selected = torch.zeros_like(losses, dtype=torch.bool)
     start = 0
     for count in counts:
-        best = losses[start : start + count].topk(min(keep, count)).indices
-        chosen[start + best] = True
+        hardest = losses[start : start + count].topk(min(max_per_image, count)).indices
+        selected[start + hardest] = True
         start += count
-    return chosen
+    return selected
 
 
 class RegionTargets(NamedTuple):
-    """What R regions are to learn: ``foreground``, bool (R,), P of them; of these the ground truth's ``masks``, bool
-    (P, m, m), and ``boxes``, (P, 4)."""
+    """Training targets of R regions, of which P are foreground.
+
+    Attributes:
+        foreground: bool (R,).
+        gt_masks: bool (P, m, m), the ground-truth mask of each foreground region on the region's grid.
+        gt_boxes: (P, 4) XYXY in image pixels, the ground-truth box of each foreground region.
+    """
 
     foreground: Tensor
-    masks: Tensor
-    boxes: Tensor
+    gt_masks: Tensor
+    gt_boxes: Tensor
 
-    def of(self, chosen: Tensor) -> RegionTargets:
-        """Those of some regions, ``chosen`` bool (R,)."""
-        kept = chosen[self.foreground]
-        return RegionTargets(self.foreground[chosen], self.masks[kept], self.boxes[kept])
+    def select(self, selected: Tensor) -> RegionTargets:
+        """Return the targets of the regions ``selected``, bool (R,)."""
+        selected_foreground = selected[self.foreground]
+        return RegionTargets(
+            self.foreground[selected], self.gt_masks[selected_foreground], self.gt_boxes[selected_foreground]
+        )
 
 
 def region_targets(
     proposals: list[Instances], num_classes: int, resolution: int, threshold: float
 ) -> RegionTargets:
-    """What labelled proposals are to learn, the images in a row.
+    """Compute the training targets of labeled proposals, the images one after the other.
 
     Args:
-        proposals: one an image: ``proposal_boxes``, ``gt_classes`` (background ``num_classes``); ``gt_boxes`` and
-            ``gt_masks`` where any is foreground.
+        proposals: one ``Instances`` per image with ``proposal_boxes`` and ``gt_classes`` (``num_classes`` for
+            background), and with ``gt_boxes`` and ``gt_masks`` if any of them is foreground.
         num_classes: C.
-        resolution, threshold: see :func:`mask_targets`.
+        resolution: m.
+        threshold: coverage from which a cell is foreground, see :func:`mask_targets`.
     """
     foreground = [(p.gt_classes >= 0) & (p.gt_classes < num_classes) for p in proposals]
     device = proposals[0].gt_classes.device
-    masks = [torch.zeros((0, resolution, resolution), dtype=torch.bool, device=device)]
-    boxes = [torch.zeros((0, 4), device=device)]
-    for image, chosen in zip(proposals, foreground):
-        if chosen.any():
-            image = image[chosen]
-            masks.append(mask_targets(image.gt_masks, image.proposal_boxes.tensor, resolution, threshold))
-            boxes.append(image.gt_boxes.tensor)
-    return RegionTargets(torch.cat(foreground), torch.cat(masks), torch.cat(boxes))
+    gt_masks = [torch.zeros((0, resolution, resolution), dtype=torch.bool, device=device)]
+    gt_boxes = [torch.zeros((0, 4), device=device)]
+    for image_proposals, is_foreground in zip(proposals, foreground):
+        if is_foreground.any():
+            p = image_proposals[is_foreground]
+            gt_masks.append(mask_targets(p.gt_masks, p.proposal_boxes.tensor, resolution, threshold))
+            gt_boxes.append(p.gt_boxes.tensor)
+    return RegionTargets(torch.cat(foreground), torch.cat(gt_masks), torch.cat(gt_boxes))

@@ -1,5 +1,7 @@
-"""What comes after the proposals: nothing, or categories from the features inside of each mask (the third stage of MNC,
-which the paper puts behind InstanceFCN to get category-aware instances)."""
+"""ROI heads that can follow InstanceFCN's proposals: none, or a classifier of the features inside each mask.
+
+The paper gets category-aware instances from the classifier, the third stage of MNC (Dai et al., CVPR 2016).
+"""
 
 from __future__ import annotations
 
@@ -18,26 +20,34 @@ from ..masks import crop_masks, mask_targets
 
 @ROI_HEADS_REGISTRY.register()
 class PassThroughROIHeads(nn.Module):
-    """Stands where ROI heads would: the proposals are the result, and there is nothing to learn."""
+    """Return the proposals unchanged, for class-agnostic results. There are no parameters and no losses."""
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
         super().__init__()
 
-    def forward(self, images, features, proposals: list[Instances], targets=None) -> tuple[list[Instances], dict]:
-        """The proposals as they came, and no losses."""
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:  # fmt: skip
+        """Return ``proposals`` and no losses."""
         return proposals, {}
 
 
 @ROI_HEADS_REGISTRY.register()
 class MaskPooledROIHeads(ROIHeads):
-    """ROIAlign over each proposal's box, features outside of its mask set to 0, fully connected layers, C + 1 scores.
-    Boxes are not regressed: a proposal's mask stays as it is.
+    """Classify each proposal by the features inside its mask.
+
+    ROIAlign pools the features of the proposal's box, features outside the mask are set to 0, and the box head and one
+    linear layer predict C + 1 class logits, background last. Boxes and masks are not refined.
 
     Args:
         in_features: names of the feature maps to pool from.
-        pooler, box_head: Detectron2's, see ``MODEL.ROI_BOX_HEAD``.
-        score_thresh, nms_thresh, max_detections: of categories' probabilities; box IoU within a category; an image.
-        other arguments: of ``ROIHeads``.
+        pooler: pools the features of boxes.
+        box_head: Detectron2's box head, see ``MODEL.ROI_BOX_HEAD``.
+        score_thresh: detections with a class probability up to this value are dropped.
+        nms_thresh: box IoU threshold of the NMS within each category.
+        max_detections: largest number of detections per image.
+        **kwargs: arguments of ``ROIHeads``.
     """
 
     @configurable
@@ -54,23 +64,24 @@ class MaskPooledROIHeads(ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Arguments out of ``cfg.MODEL.ROI_HEADS`` and ``ROI_BOX_HEAD``.
+        """Read the arguments from ``cfg.MODEL.ROI_HEADS``, ``cfg.MODEL.ROI_BOX_HEAD`` and ``cfg.TEST``.
 
         Raises:
-            InputError: feature maps that the backbone does not give, or of unequal channels.
+            InputError: the backbone does not return one of the feature maps, or their numbers of channels differ.
         """
         names, options = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_BOX_HEAD
         channels = {input_shape[name].channels for name in names if name in input_shape}
         if len(channels) != 1 or any(name not in input_shape for name in names):
             raise InputError(
-                f"MODEL.ROI_HEADS.IN_FEATURES is {names}, wanted maps of equal channels of {list(input_shape)}"
+                f"MODEL.ROI_HEADS.IN_FEATURES is {names}, expected feature maps with the same number of channels among "
+                f"those of the backbone, {list(input_shape)}"
             )
         size = options.POOLER_RESOLUTION
-        scales = [1.0 / input_shape[name].stride for name in names]
+        pooler_scales = [1.0 / input_shape[name].stride for name in names]
         return {
             **super().from_config(cfg),
             "in_features": names,
-            "pooler": ROIPooler(size, scales, options.POOLER_SAMPLING_RATIO, options.POOLER_TYPE),
+            "pooler": ROIPooler(size, pooler_scales, options.POOLER_SAMPLING_RATIO, options.POOLER_TYPE),
             "box_head": build_box_head(cfg, ShapeSpec(channels=channels.pop(), height=size, width=size)),
             "score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
@@ -81,51 +92,70 @@ class MaskPooledROIHeads(ROIHeads):
         self, images: ImageList, features: dict[str, Tensor], proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:  # fmt: skip
-        """Proposals of ``InstanceFCNProposals.nms_proposals`` to ``loss_cls`` in training, otherwise to instances: the fields
-        of the proposals, ``scores`` and ``pred_classes``, by falling score."""
-        size = self.pooler.output_size[0]
-        given = proposals
-        proposals = [_with_cells(p, size) for p in proposals]
+        """Compute ``loss_cls`` in training, detect in inference.
+
+        Args:
+            images: N images, not used.
+            features: feature maps (N, C, Hi, Wi) by name.
+            proposals: per image, the result of ``InstanceFCNProposals.nms_proposals``.
+            targets: per image, the ground truth; only in training.
+
+        Returns:
+            In training, the sampled proposals and the loss. In inference, detections by descending class probability,
+            and no losses: the fields of the proposals, ``scores`` (class probabilities) and ``pred_classes``.
+        """
+        resolution = self.pooler.output_size[0]
+        pooled_proposals = [_proposals_with_coverage(p, resolution) for p in proposals]
         if self.training:
             if targets is None:
                 raise AssertionError("MaskPooledROIHeads needs targets in training")
-            proposals = self.label_and_sample_proposals(proposals, [_truth_with_cells(t, size) for t in targets])
-        pooled = self.pooler([features[name] for name in self.in_features], [p.proposal_boxes for p in proposals])
-        cells = torch.cat([p.cells for p in proposals])
-        logits = self.cls_score(self.box_head(pooled * cells[:, None].to(pooled.dtype))).float()
+            gt_instances = [_gt_with_coverage(t, resolution) for t in targets]
+            pooled_proposals = self.label_and_sample_proposals(pooled_proposals, gt_instances)
+        boxes = [p.proposal_boxes for p in pooled_proposals]
+        pooled_features = self.pooler([features[name] for name in self.in_features], boxes)
+        coverage = torch.cat([p.mask_coverage for p in pooled_proposals])
+        masked_features = pooled_features * coverage[:, None].to(pooled_features.dtype)
+        class_logits = self.cls_score(self.box_head(masked_features)).float()
         if self.training:
-            classes = torch.cat([p.gt_classes for p in proposals])
-            if len(classes):
-                right = (logits.argmax(1) == classes).float().mean()
-                get_event_storage().put_scalar("instance_fcn/cls_accuracy", right.item())
-            return proposals, {"loss_cls": cross_entropy(logits, classes, reduction="mean")}
-        scores = logits.softmax(1)[:, :-1].split([len(p) for p in proposals])
-        return [self._detect(p, s) for p, s in zip(given, scores)], {}
+            gt_classes = torch.cat([p.gt_classes for p in pooled_proposals])
+            if len(gt_classes):
+                correct = (class_logits.argmax(1) == gt_classes).float().mean()
+                get_event_storage().put_scalar("instance_fcn/cls_accuracy", correct.item())
+            return pooled_proposals, {"loss_cls": cross_entropy(class_logits, gt_classes, reduction="mean")}
+        class_probs = class_logits.softmax(1)[:, :-1].split([len(p) for p in pooled_proposals])
+        return [self._select_detections(p, probs) for p, probs in zip(proposals, class_probs)], {}
 
-    def _detect(self, proposals: Instances, scores: Tensor) -> Instances:
-        """NMS within each category over the proposals of one image."""
-        which, classes = (scores > self.score_thresh).nonzero().unbind(1)
-        boxes = proposals.proposal_boxes.tensor[which]
-        kept = batched_nms(boxes, scores[which, classes], classes, self.nms_thresh)[: self.max_detections]
-        found = proposals[which[kept]]
-        found.scores, found.pred_classes = scores[which, classes][kept], classes[kept]
-        return found
-
-
-def _with_cells(proposals: Instances, size: int) -> Instances:
-    """Boxes, objectness and, as ``cells`` float (R, size, size), the share of each cell of the box that is mask."""
-    windows, masks = proposals.windows.tensor, proposals.window_masks
-    scale = masks.shape[1] / (windows[:, 2:] - windows[:, :2]).clamp(min=1e-6)
-    boxes = (proposals.proposal_boxes.tensor - windows[:, :2].repeat(1, 2)) * scale.repeat(1, 2)
-    made = Instances(proposals.image_size)
-    made.proposal_boxes, made.objectness_logits = proposals.proposal_boxes, proposals.objectness_logits
-    made.cells = crop_masks(masks >= 0.5, boxes, size)
-    return made
+    def _select_detections(self, proposals: Instances, class_probs: Tensor) -> Instances:
+        """Threshold the class probabilities (R, C) of one image and apply NMS within each category."""
+        proposal_index, classes = (class_probs > self.score_thresh).nonzero().unbind(1)
+        boxes, scores = proposals.proposal_boxes.tensor[proposal_index], class_probs[proposal_index, classes]
+        kept = batched_nms(boxes, scores, classes, self.nms_thresh)[: self.max_detections]
+        detections = proposals[proposal_index[kept]]
+        detections.scores, detections.pred_classes = scores[kept], classes[kept]
+        return detections
 
 
-def _truth_with_cells(truth: Instances, size: int) -> Instances:
-    """Ground truth with what lets it join the proposals; its masks are thresholded."""
-    made = Instances(truth.image_size, gt_boxes=truth.gt_boxes, gt_classes=truth.gt_classes)
-    cells = mask_targets(truth.gt_masks, truth.gt_boxes.tensor, size, 0.5) if len(truth) else None
-    made.cells = truth.gt_boxes.tensor.new_zeros((0, size, size)) if cells is None else cells.float()
-    return made
+def _proposals_with_coverage(proposals: Instances, resolution: int) -> Instances:
+    """Return what the classifier reads of the proposals: boxes, objectness logits and ``mask_coverage``.
+
+    ``mask_coverage`` float (R, resolution, resolution) is the share of each cell of the box that the mask covers.
+    """
+    window_boxes, window_masks = proposals.window_boxes.tensor, proposals.window_masks
+    cells_per_pixel = window_masks.shape[1] / (window_boxes[:, 2:] - window_boxes[:, :2]).clamp(min=1e-6)
+    offsets = proposals.proposal_boxes.tensor - window_boxes[:, :2].repeat(1, 2)
+    boxes_in_cells = offsets * cells_per_pixel.repeat(1, 2)
+    result = Instances(proposals.image_size)
+    result.proposal_boxes, result.objectness_logits = proposals.proposal_boxes, proposals.objectness_logits
+    result.mask_coverage = crop_masks(window_masks >= 0.5, boxes_in_cells, resolution)
+    return result
+
+
+def _gt_with_coverage(gt_instances: Instances, resolution: int) -> Instances:
+    """Return boxes, classes and ``mask_coverage``, 0 or 1, of ground truth, so that it can join the proposals."""
+    gt_boxes = gt_instances.gt_boxes
+    result = Instances(gt_instances.image_size, gt_boxes=gt_boxes, gt_classes=gt_instances.gt_classes)
+    if len(gt_instances):
+        result.mask_coverage = mask_targets(gt_instances.gt_masks, gt_boxes.tensor, resolution, 0.5).float()
+    else:  # the loader adds no gt_masks to an image without instances
+        result.mask_coverage = gt_boxes.tensor.new_zeros((0, resolution, resolution))
+    return result

@@ -1,4 +1,4 @@
-"""What predicts the mask of a window: InstanceFCN's score maps, and the DeepMask-style layer that it argues against."""
+"""Window mask heads: InstanceFCN's score maps, and the DeepMask-style layer that the paper compares them with."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ from ..position_sensitive import to_table, window_cell_indices
 
 WINDOW_MASK_HEAD_REGISTRY = Registry("WINDOW_MASK_HEAD")
 WINDOW_MASK_HEAD_REGISTRY.__doc__ = """
-Mask heads by ``MODEL.INSTANCE_FCN.MASK_HEAD``: ``(cfg, in_channels) -> module``. The module has ``resolution``, cells a
-side of its masks; ``forward(features)``, what it computes once for all windows, of a list of maps (N, C, Hi, Wi); and
-``masks(shared, windows)``: logits (W, resolution, resolution) and which cells lie in the image, bool of that shape;
-``windows`` as in ``window_cell_indices``. What lies in a batch's padding must not show in the others.
+Registry of mask heads, which predict the masks of windows; ``MODEL.INSTANCE_FCN.MASK_HEAD`` names one. The registered
+object is called with ``(cfg, in_channels)`` and must return a module with:
+
+* ``resolution``: height and width of its masks, in cells;
+* ``forward(features)``: converts the feature maps, one (N, C, Hi, Wi) per level, to the maps that all windows read
+  from. They are computed once per batch;
+* ``predict_masks(mask_maps, window_indices)``: takes these maps and W windows, int64 (W, 6) as in
+  ``window_cell_indices``, and returns the mask logits, float (W, resolution, resolution), and ``in_image``, bool of
+  the same shape: whether a cell is in the image. Logits in the image must not depend on the padding of the batch.
 """
 
 
 @WINDOW_MASK_HEAD_REGISTRY.register()
 class InstanceSensitiveHead(nn.Module):
-    """1x1 convolution, ReLU, 3x3 convolution to k * k score maps; a window copies its cells from them (section 3.1).
+    """The instance branch and the instance assembling module (section 3.1).
 
-    Neighbouring windows share the predictions of almost every pixel (local coherence), and no layer's size hangs on the
-    masks' resolution.
+    A 1x1 convolution, ReLU and a 3x3 convolution predict k * k instance-sensitive score maps. A window's mask is copied
+    from them. Neighboring windows therefore share most predictions (local coherence, section 3.2), and the size of no
+    layer depends on the mask resolution.
 
     Args:
-        in_channels: of the features, on all levels.
-        conv_dim: channels between the convolutions.
+        in_channels: number of feature channels, the same on all levels.
+        conv_dim: number of channels between the two convolutions.
         grid_size: k.
-        window_size: m, feature pixels a side of a window, and cells of its mask.
+        window_size: m, the height and width of a window in feature pixels, and of its mask in cells.
     """
 
     @configurable
@@ -46,31 +52,34 @@ class InstanceSensitiveHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> dict:
-        """Arguments out of ``cfg.MODEL.INSTANCE_FCN``."""
+        """Read the arguments from ``cfg.MODEL.INSTANCE_FCN``."""
         options = cfg.MODEL.INSTANCE_FCN
         sizes = {"grid_size": options.GRID_SIZE, "window_size": options.WINDOW_SIZE}
         return {"in_channels": in_channels, "conv_dim": options.CONV_DIM, **sizes}
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Score maps (N, k * k, Hi, Wi), one tensor a level."""
+        """Predict the score maps, one (N, k * k, Hi, Wi) per level."""
         return [self.score_maps(self.conv(feature)) for feature in features]
 
-    def masks(self, shared: list[Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
-        """See the registry."""
-        shapes = [(m.shape[0], m.shape[2], m.shape[3]) for m in shared]
-        indices, inside = window_cell_indices(windows, shapes, self.grid_size, self.resolution)
-        return to_table(shared, self.grid_size)[indices, 0].float(), inside
+    def predict_masks(self, mask_maps: list[Tensor], window_indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Assemble the windows' mask logits by copying from the score maps, see ``WINDOW_MASK_HEAD_REGISTRY``."""
+        cell_indices, in_image = window_cell_indices(
+            window_indices, _map_shapes(mask_maps), self.grid_size, self.resolution
+        )
+        return to_table(mask_maps, self.grid_size)[cell_indices, 0].float(), in_image
 
 
 @WINDOW_MASK_HEAD_REGISTRY.register()
 class DeepMaskHead(nn.Module):
-    """As DeepMask (Pinheiro et al., 2015): each window's features through a hidden layer to all pixels of its mask.
+    """DeepMask's mask branch (Pinheiro et al., 2015): fully connected layers from a window's features to its mask.
+
+    There is no ReLU after the hidden layer: as in DeepMask, the two layers factorize one large layer.
 
     Args:
-        in_channels: of the features, on all levels.
-        hidden_dim: of the layer between, without ReLU: a factorisation of one large layer, as in DeepMask.
-        window_size: m, feature pixels a side of a window.
-        mask_resolution: outputs a side.
+        in_channels: number of feature channels, the same on all levels.
+        hidden_dim: number of channels of the hidden layer.
+        window_size: m, the height and width of a window in feature pixels.
+        mask_resolution: height and width of the predicted mask, in cells.
     """
 
     @configurable
@@ -82,20 +91,24 @@ class DeepMaskHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> dict:
-        """Arguments out of ``cfg.MODEL.INSTANCE_FCN``."""
+        """Read the arguments from ``cfg.MODEL.INSTANCE_FCN``."""
         options = cfg.MODEL.INSTANCE_FCN
         sizes = {"window_size": options.WINDOW_SIZE, "mask_resolution": options.DEEPMASK_RESOLUTION}
         return {"in_channels": in_channels, "hidden_dim": options.CONV_DIM, **sizes}
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """The features themselves: nothing is shared between windows."""
+        """Return the features as they are: every window computes its mask from them on its own."""
         return features
 
-    def masks(self, shared: list[Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
-        """See the registry. Features outside of the image count as 0."""
-        shapes = [(m.shape[0], m.shape[2], m.shape[3]) for m in shared]
-        indices, inside = window_cell_indices(windows, shapes, 1, self.window_size)
-        cells = to_table(shared, 1)[indices] * inside[..., None]
-        logits = self.outputs(self.hidden(cells.flatten(1))).view(-1, self.resolution, self.resolution)
-        nearest = torch.arange(self.resolution, device=logits.device) * self.window_size // self.resolution
-        return logits.float(), inside[:, nearest][:, :, nearest]
+    def predict_masks(self, mask_maps: list[Tensor], window_indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the windows' mask logits, see ``WINDOW_MASK_HEAD_REGISTRY``. Features outside the image are 0."""
+        cell_indices, in_image = window_cell_indices(window_indices, _map_shapes(mask_maps), 1, self.window_size)
+        window_features = to_table(mask_maps, 1)[cell_indices] * in_image[..., None]
+        mask_logits = self.outputs(self.hidden(window_features.flatten(1))).view(-1, self.resolution, self.resolution)
+        nearest = torch.arange(self.resolution, device=mask_logits.device) * self.window_size // self.resolution
+        return mask_logits.float(), in_image[:, nearest][:, :, nearest]
+
+
+def _map_shapes(maps: list[Tensor]) -> list[tuple[int, int, int]]:
+    """Return (N, H, W) of each level's maps."""
+    return [(m.shape[0], m.shape[2], m.shape[3]) for m in maps]

@@ -1,4 +1,8 @@
-"""InstanceFCN's two branches as a Detectron2 proposal generator: windows, their objectness, their masks (section 3)."""
+"""InstanceFCN's proposal generator: predicts the objectness and the mask of sliding windows (section 3).
+
+Shapes in this module: N images per batch, W windows, m x m cells per window mask. Window indices are int64 (W, 6) as
+returned by ``windows.centered_windows``; window boxes are XYXY in image pixels.
+"""
 
 from __future__ import annotations
 
@@ -19,72 +23,76 @@ from ..masks import mask_targets, replicate_outside, tight_edges
 from ..validation import check_keys, check_mask_on, registry_name_is_a
 from .classifier import MaskPooledROIHeads, PassThroughROIHeads
 from .heads import WINDOW_MASK_HEAD_REGISTRY
-from .windows import centred_windows, label_by_iou, label_by_place_and_size, window_boxes
+from .windows import centered_windows, label_by_center_and_size, label_by_iou, windows_to_boxes
 
-RULES = ("iou", "deepmask")
-SCORES = ("objectness", "product")
-_COUNTS = (
+LABEL_RULES = ("iou", "deepmask")
+PROPOSAL_SCORES = ("objectness", "product")
+_INTEGERS_ABOVE_0 = (
     "WINDOW_SIZE", "WINDOW_STRIDE", "CONV_DIM", "DEEPMASK_RESOLUTION", "BATCH_SIZE_PER_IMAGE", "TOPK_PER_LEVEL",
     "POST_NMS_TOPK",
 )  # fmt: skip
-_SHARES = ("MASK_THRESH", "POSITIVE_FRACTION", "NMS_THRESH")
+_FRACTIONS = ("MASK_THRESH", "POSITIVE_FRACTION", "NMS_THRESH")
 
 
 def check_options(options: CfgNode) -> None:
-    """Values of ``cfg.MODEL.INSTANCE_FCN`` that could not work, or would train in silence on something else.
+    """Check the values of ``cfg.MODEL.INSTANCE_FCN``, some of which would otherwise change the training silently.
 
     Raises:
-        InputError: names the key, what it is and what is wanted.
+        InputError: a value is invalid; names the key, the value and what is expected.
     """
 
-    def rising(pair: list[float]) -> bool:
+    def is_increasing_pair(pair: list[float]) -> bool:
         return len(pair) == 2 and all(isinstance(x, (int, float)) for x in pair) and pair[0] < pair[1]
 
-    size = options.WINDOW_SIZE
-    names = {"MASK_HEAD": dict(WINDOW_MASK_HEAD_REGISTRY), "LABEL_RULE": RULES, "SCORE": SCORES}
-    checks = [(key, options[key] in known, f"one of {list(known)}") for key, known in names.items()]
-    checks += [(key, options[key] >= 1, "1 or more") for key in _COUNTS]
-    checks += [(key, 0 <= options[key] <= 1, "a number from 0 to 1") for key in _SHARES]
-    # with fewer cells than bins some score maps would never be read
-    checks.append(("GRID_SIZE", 1 <= options.GRID_SIZE <= size, f"a number from 1 to the WINDOW_SIZE of {size}"))
-    thresholds, band = options.IOU_THRESHOLDS, options.SIZE_BAND
-    fits = rising(thresholds) and thresholds[0] >= 0 and thresholds[1] <= 1
-    checks.append(("IOU_THRESHOLDS", fits, "two rising numbers from 0 to 1"))
-    checks.append(("SIZE_BAND", rising(band) and band[0] > 0, "two rising numbers above 0"))
+    window_size = options.WINDOW_SIZE
+    choices = {"MASK_HEAD": dict(WINDOW_MASK_HEAD_REGISTRY), "LABEL_RULE": LABEL_RULES, "SCORE": PROPOSAL_SCORES}
+    checks = [(key, options[key] in names, f"one of {list(names)}") for key, names in choices.items()]
+    checks += [(key, options[key] >= 1, "1 or more") for key in _INTEGERS_ABOVE_0]
+    checks += [(key, 0 <= options[key] <= 1, "a number from 0 to 1") for key in _FRACTIONS]
+    # With more bins than cells, some score maps would never be read.
+    grid_fits = 1 <= options.GRID_SIZE <= window_size
+    checks.append(("GRID_SIZE", grid_fits, f"a number from 1 to the WINDOW_SIZE of {window_size}"))
+    thresholds, size_band = options.IOU_THRESHOLDS, options.SIZE_BAND
+    thresholds_fit = is_increasing_pair(thresholds) and thresholds[0] >= 0 and thresholds[1] <= 1
+    checks.append(("IOU_THRESHOLDS", thresholds_fit, "two increasing numbers from 0 to 1"))
+    band_fits = is_increasing_pair(size_band) and size_band[0] > 0
+    checks.append(("SIZE_BAND", band_fits, "two increasing numbers above 0"))
     checks.append(("CENTER_TOLERANCE", options.CENTER_TOLERANCE > 0, "a number above 0"))
     check_keys("MODEL.INSTANCE_FCN", options, checks)
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class InstanceFCNProposals(nn.Module):
-    """Square windows on feature maps; each has an objectness and a mask. On a pyramid all levels share the branches.
+    """Propose the masks of square windows that slide over feature maps. All levels of a pyramid share the weights.
 
     Args:
-        in_features: names of the feature maps, fine to coarse.
-        input_shapes: their shapes; equal channels.
-        mask_head: see ``WINDOW_MASK_HEAD_REGISTRY``.
-        conv_dim: channels of the objectness branch.
-        window_size, window_stride: feature pixels: a window's side, and from one to the next.
-        label_rule: ``iou`` or ``deepmask``, see ``windows``.
-        iou_thresholds: of ``label_by_iou``.
-        centre_tolerance, size_band: of ``label_by_place_and_size``.
-        mask_thresh: share of a cell that makes it foreground in a target.
-        batch_size_per_image, positive_fraction: windows to sample, and at most which share positive.
-        mask_loss_weight: factor on the masks' loss.
-        topk: windows assembled in inference, of each level (and scale), by objectness.
-        nms_thresh: box IoU above which the less likely proposal goes.
-        post_nms_topk: proposals kept.
-        score: ``objectness``, or ``product`` with the mask's mean foreground probability.
-        propose_in_training: whether what follows trains on proposals; otherwise none are made then.
-        masks_in_training: whether it reads their windows and masks too, as ``MaskPooledROIHeads`` does. Other ROI heads
-            want no more fields than RPN's proposals have, since ground truth joins them.
+        in_features: names of the feature maps, from fine to coarse.
+        input_shapes: shapes of these maps; all have the same number of channels.
+        mask_head: predicts the windows' masks, see ``WINDOW_MASK_HEAD_REGISTRY``.
+        conv_dim: number of channels in the objectness branch.
+        window_size: m, the height and width of a window, in feature pixels.
+        window_stride: distance between neighboring windows, in feature pixels.
+        label_rule: which windows are positive: "iou" for ``label_by_iou``, "deepmask" for ``label_by_center_and_size``.
+        iou_thresholds: argument of ``label_by_iou``.
+        center_tolerance, size_band: arguments of ``label_by_center_and_size``.
+        mask_thresh: a cell of a mask target is foreground if at least this fraction of it is.
+        batch_size_per_image: number of windows per image that are sampled for the losses.
+        positive_fraction: largest fraction of positives among the sampled windows.
+        mask_loss_weight: factor on the mask loss.
+        topk: number of windows per level (and image scale) whose masks are predicted in inference, by objectness.
+        nms_thresh: NMS removes a proposal if its box IoU with one of higher score is above this value.
+        post_nms_topk: largest number of proposals per image.
+        score: what ranks the proposals: "objectness", or "product" with the mean foreground probability in the mask.
+        propose_in_training: whether training returns proposals, as the ROI heads need them; otherwise it returns none.
+        masks_in_training: whether these proposals have masks, as ``MaskPooledROIHeads`` needs them. Detectron2's ROI
+            heads add ground truth to the proposals and accept no fields other than RPN's.
     """
 
     @configurable
     def __init__(
         self, *, in_features: list[str], input_shapes: list[ShapeSpec], mask_head: nn.Module, conv_dim: int,
         window_size: int, window_stride: int, label_rule: str, iou_thresholds: tuple[float, float],
-        centre_tolerance: float, size_band: tuple[float, float], mask_thresh: float, batch_size_per_image: int,
+        center_tolerance: float, size_band: tuple[float, float], mask_thresh: float, batch_size_per_image: int,
         positive_fraction: float, mask_loss_weight: float, topk: int, nms_thresh: float, post_nms_topk: int,
         score: str, propose_in_training: bool, masks_in_training: bool,
     ) -> None:  # fmt: skip
@@ -94,7 +102,7 @@ class InstanceFCNProposals(nn.Module):
         self.mask_head = mask_head
         self.window_size, self.window_stride = window_size, window_stride
         self.label_rule, self.iou_thresholds = label_rule, iou_thresholds
-        self.centre_tolerance, self.size_band = centre_tolerance, size_band
+        self.center_tolerance, self.size_band = center_tolerance, size_band
         self.mask_thresh = mask_thresh
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.mask_loss_weight = mask_loss_weight
@@ -108,22 +116,27 @@ class InstanceFCNProposals(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Arguments out of ``cfg.MODEL.INSTANCE_FCN``.
+        """Read the arguments from the config, mostly from ``cfg.MODEL.INSTANCE_FCN``.
 
         Raises:
-            InputError: names the key, what it is and what is wanted.
+            InputError: a value is invalid; names the key, the value and what is expected.
         """
         check_mask_on(cfg.MODEL, cls.__name__)
-        options, after = cfg.MODEL.INSTANCE_FCN, cfg.MODEL.ROI_HEADS.NAME
+        options, roi_heads = cfg.MODEL.INSTANCE_FCN, cfg.MODEL.ROI_HEADS.NAME
+        passes_through = registry_name_is_a(ROI_HEADS_REGISTRY, roi_heads, PassThroughROIHeads)
         missing = [name for name in options.IN_FEATURES if name not in input_shape]
         if missing or not options.IN_FEATURES:
             raise InputError(
-                f"MODEL.INSTANCE_FCN.IN_FEATURES is {options.IN_FEATURES}, but the backbone gives {list(input_shape)}"
+                f"MODEL.INSTANCE_FCN.IN_FEATURES is {options.IN_FEATURES}, expected one or more of the backbone's "
+                f"feature maps {list(input_shape)}"
             )
         shapes = [input_shape[name] for name in options.IN_FEATURES]
         channels = [shape.channels for shape in shapes]
         if len(set(channels)) > 1:
-            raise InputError(f"MODEL.INSTANCE_FCN.IN_FEATURES {options.IN_FEATURES} have {channels} channels")
+            raise InputError(
+                f"MODEL.INSTANCE_FCN.IN_FEATURES {options.IN_FEATURES} have {channels} channels, expected the same "
+                "number on all levels"
+            )
         check_options(options)
         return {
             "in_features": options.IN_FEATURES,
@@ -134,7 +147,7 @@ class InstanceFCNProposals(nn.Module):
             "window_stride": options.WINDOW_STRIDE,
             "label_rule": options.LABEL_RULE,
             "iou_thresholds": tuple(options.IOU_THRESHOLDS),
-            "centre_tolerance": options.CENTER_TOLERANCE,
+            "center_tolerance": options.CENTER_TOLERANCE,
             "size_band": tuple(options.SIZE_BAND),
             "mask_thresh": options.MASK_THRESH,
             "batch_size_per_image": options.BATCH_SIZE_PER_IMAGE,
@@ -144,171 +157,226 @@ class InstanceFCNProposals(nn.Module):
             "nms_thresh": options.NMS_THRESH,
             "post_nms_topk": options.POST_NMS_TOPK,
             "score": options.SCORE,
-            "propose_in_training": not registry_name_is_a(ROI_HEADS_REGISTRY, after, PassThroughROIHeads) or cfg.VIS_PERIOD > 0,
-            "masks_in_training": registry_name_is_a(ROI_HEADS_REGISTRY, after, MaskPooledROIHeads),
+            "propose_in_training": not passes_through or cfg.VIS_PERIOD > 0,
+            "masks_in_training": registry_name_is_a(ROI_HEADS_REGISTRY, roi_heads, MaskPooledROIHeads),
         }
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances] | None = None
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Proposals of each image and, in training, ``loss_objectness`` and ``loss_window_mask``.
+        """Propose masks and, in training, compute ``loss_objectness`` and ``loss_window_mask``.
 
         Args:
-            images: N images; their sizes count.
-            features: maps (N, C, Hi, Wi) by name.
-            gt_instances: in training, one an image, with ``gt_boxes`` and ``gt_masks``.
+            images: N images, of which only the sizes are used.
+            features: feature maps (N, C, Hi, Wi) by name.
+            gt_instances: per image ``gt_boxes`` and ``gt_masks``; only in training.
 
         Returns:
-            See :meth:`choose`; in training only for a network that follows, otherwise [], and with the fields that it
-            reads: ``proposal_boxes`` and ``objectness_logits``, for ``MaskPooledROIHeads`` all.
+            Per image the proposals as in :meth:`nms_proposals`, and the losses, empty in inference. In training there
+            are no proposals if ``propose_in_training`` is False, and only their ``proposal_boxes`` and
+            ``objectness_logits`` if ``masks_in_training`` is False.
         """
-        logits, shared = self.predict(features)
-        windows = self.windows_of(images.image_sizes, logits)
-        losses = self.losses(logits, shared, windows, gt_instances) if self.training else {}
+        objectness_maps, mask_maps = self.predict_maps(features)
+        windows_per_image = self.place_windows(images.image_sizes, objectness_maps)
+        losses = {}
         if self.training:
-            idle = zero_with_grad(m for name, m in features.items() if name not in self.in_features)
-            losses["loss_objectness"] = losses["loss_objectness"] + idle
+            losses = self.losses(objectness_maps, mask_maps, windows_per_image, gt_instances)
+            unused = zero_with_grad(m for name, m in features.items() if name not in self.in_features)
+            losses["loss_objectness"] = losses["loss_objectness"] + unused
             if not self.propose_in_training:
                 return [], losses
         with torch.no_grad():
-            found = [
-                self.nms_proposals(*self.best_windows(logits, shared, image), size)
-                for image, size in zip(windows, images.image_sizes)
+            proposals = [
+                self.nms_proposals(*self.predict_top_windows(objectness_maps, mask_maps, windows_per_level), size)
+                for windows_per_level, size in zip(windows_per_image, images.image_sizes)
             ]
         if self.training and not self.masks_in_training:
-            found = [_boxes_only(one) for one in found]
-        return found, losses
+            proposals = [_without_masks(p) for p in proposals]
+        return proposals, losses
 
-    def predict(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Both branches: objectness logits (N, Hi, Wi) of the windows centred on each feature pixel, one tensor a
-        level, and what the mask head shares between windows."""
-        maps = [features[name] for name in self.in_features]
-        logits = [self.objectness_logits(self.objectness_conv(m))[:, 0].float() for m in maps]
-        return logits, self.mask_head(maps)
+    def predict_maps(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Run both branches on all levels.
 
-    def windows_of(self, image_sizes: list[tuple[int, int]], logits: list[Tensor]) -> list[list[Tensor]]:
-        """The windows of each image, one tensor (W, 6) a level, see ``centred_windows``."""
+        Args:
+            features: feature maps (N, C, Hi, Wi) by name.
+
+        Returns:
+            Per level the objectness logits (N, Hi, Wi) of the windows centered on the feature pixels, and the maps from
+            which the mask head predicts the windows' masks.
+        """
+        levels = [features[name] for name in self.in_features]
+        objectness_maps = [self.objectness_logits(self.objectness_conv(level))[:, 0].float() for level in levels]
+        return objectness_maps, self.mask_head(levels)
+
+    def place_windows(self, image_sizes: list[tuple[int, int]], objectness_maps: list[Tensor]) -> list[list[Tensor]]:
+        """Place the windows of all images.
+
+        Args:
+            image_sizes: (height, width) per image.
+            objectness_maps: (N, Hi, Wi) per level.
+
+        Returns:
+            Window indices (W, 6) per image and per level, only of windows centered in the image, not in its padding.
+        """
         return [
-            [self._windows(level, i, size, m) for level, m in enumerate(logits)] for i, size in enumerate(image_sizes)
+            [
+                self._place_on_level(level, image_index, image_size, level_map)
+                for level, level_map in enumerate(objectness_maps)
+            ]
+            for image_index, image_size in enumerate(image_sizes)
         ]
 
-    def _windows(self, level: int, image: int, size: tuple[int, int], logits: Tensor) -> Tensor:
-        """The windows of one level that are centred in the image, not in what it was padded with."""
+    def _place_on_level(self, level: int, image_index: int, image_size: tuple[int, int], level_map: Tensor) -> Tensor:
+        """Place the windows of one image on one level, see :meth:`place_windows`."""
         stride = self.strides[level]
-        shown = [min(-(-pixels // stride), length) for pixels, length in zip(size, logits.shape[1:])]
-        made = centred_windows(level, image, tuple(shown), self.window_size, self.window_stride)
-        return made.to(logits.device)
+        height, width = [min(-(-pixels // stride), length) for pixels, length in zip(image_size, level_map.shape[1:])]
+        windows = centered_windows(level, image_index, (height, width), self.window_size, self.window_stride)
+        return windows.to(level_map.device)
 
-    def logits_of(self, logits: list[Tensor], windows: Tensor) -> Tensor:
-        """The objectness (W,) at the centres of the windows of one level and image."""
-        level, image = windows[0, :2].tolist() if len(windows) else (0, 0)
-        centres = windows[:, 2:4] + (self.window_size - 1) // 2
-        return logits[level][image, centres[:, 0], centres[:, 1]]
+    def objectness_of(self, objectness_maps: list[Tensor], window_indices: Tensor) -> Tensor:
+        """Read the objectness logits (W,) at the centers of windows (W, 6) of one level and one image."""
+        level, image_index = window_indices[0, :2].tolist() if len(window_indices) else (0, 0)
+        centers = window_indices[:, 2:4] + (self.window_size - 1) // 2
+        return objectness_maps[level][image_index, centers[:, 0], centers[:, 1]]
 
     # ------------------------------------------------------------------------------------------------ training
 
     def losses(
-        self, logits: list[Tensor], shared: list[Tensor], windows: list[list[Tensor]], targets: list[Instances] | None
-    ) -> dict[str, Tensor]:
-        """Logistic losses on sampled windows (section 3.4): of objectness, a mean over them; of masks, a mean over the
-        cells in the image of each positive window, and over the positive windows."""
-        if targets is None:
+        self, objectness_maps: list[Tensor], mask_maps: list[Tensor], windows_per_image: list[list[Tensor]],
+        gt_instances: list[Instances] | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Compute the logistic losses on sampled windows (section 3.3, equation 1).
+
+        Args:
+            objectness_maps, mask_maps: as returned by :meth:`predict_maps`.
+            windows_per_image: as returned by :meth:`place_windows`.
+            gt_instances: per image ``gt_boxes`` and ``gt_masks``.
+
+        Returns:
+            ``loss_objectness``, the mean over the sampled windows, and ``loss_window_mask``: the mean over a window's
+            cells in the image, averaged over the positive windows and multiplied by ``mask_loss_weight``.
+        """
+        if gt_instances is None:
             raise AssertionError("InstanceFCNProposals needs gt_instances in training")
-        chosen, labels, wanted = [], [], []
-        scores = []
-        for image_windows, truth in zip(windows, targets):
-            everything = torch.cat(image_windows)
-            boxes = window_boxes(everything, self.strides, self.window_size)
-            index, label = self.label(truth.gt_boxes.to(boxes.device), boxes)
-            positive, negative = subsample_labels(label, self.batch_size_per_image, self.positive_fraction, 0)
+        objectness_logits, labels, positive_windows, mask_targets_per_image = [], [], [], []
+        for windows_per_level, gt in zip(windows_per_image, gt_instances):
+            window_indices = torch.cat(windows_per_level)
+            window_boxes = windows_to_boxes(window_indices, self.strides, self.window_size)
+            gt_index, image_labels = self.label_windows(gt.gt_boxes.to(window_boxes.device), window_boxes)
+            positive, negative = subsample_labels(image_labels, self.batch_size_per_image, self.positive_fraction, 0)
             sampled = torch.cat((positive, negative))
-            scores.append(torch.cat([self.logits_of(logits, w) for w in image_windows])[sampled])
-            labels.append(label[sampled])
-            chosen.append(everything[positive])
+            image_logits = torch.cat([self.objectness_of(objectness_maps, w) for w in windows_per_level])
+            objectness_logits.append(image_logits[sampled])
+            labels.append(image_labels[sampled])
+            positive_windows.append(window_indices[positive])
             if len(positive):
-                masks = truth.gt_masks[index[positive]]
-                where = boxes[positive].tensor
-                wanted.append(mask_targets(masks, where, self.mask_head.resolution, self.mask_thresh))
-        labels, scores, chosen = torch.cat(labels), torch.cat(scores), torch.cat(chosen)
-        predicted, inside = self.mask_head.masks(shared, chosen)
-        wanted = torch.cat(wanted) if wanted else torch.zeros_like(inside)
-        cells = F.binary_cross_entropy_with_logits(predicted, wanted.to(predicted.dtype), reduction="none") * inside
-        masks = cells.flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
-        objectness = F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="sum")
+                gt_masks, boxes = gt.gt_masks[gt_index[positive]], window_boxes[positive].tensor
+                mask_targets_per_image.append(
+                    mask_targets(gt_masks, boxes, self.mask_head.resolution, self.mask_thresh)
+                )
+        labels, objectness_logits, positive_windows = map(torch.cat, (labels, objectness_logits, positive_windows))
+        mask_logits, in_image = self.mask_head.predict_masks(mask_maps, positive_windows)
+        targets = torch.cat(mask_targets_per_image) if mask_targets_per_image else torch.zeros_like(in_image)
+        cell_losses = F.binary_cross_entropy_with_logits(mask_logits, targets.to(mask_logits.dtype), reduction="none")
+        cell_losses = cell_losses * in_image
+        mask_losses = cell_losses.flatten(1).sum(1) / in_image.flatten(1).sum(1).clamp(min=1)
+        objectness_loss = F.binary_cross_entropy_with_logits(
+            objectness_logits, labels.to(objectness_logits.dtype), reduction="sum"
+        )
+        num_positive = len(positive_windows)
         storage = get_event_storage()
-        storage.put_scalar("instance_fcn/num_positive_windows", len(chosen) / len(targets))
-        if len(chosen):
-            right = ((predicted > 0) == wanted)[inside]
-            storage.put_scalar("instance_fcn/mask_accuracy", right.float().mean().item())
+        storage.put_scalar("instance_fcn/num_positive_windows", num_positive / len(gt_instances))
+        if num_positive:
+            correct = ((mask_logits > 0) == targets)[in_image]
+            storage.put_scalar("instance_fcn/mask_accuracy", correct.float().mean().item())
         return {
-            "loss_objectness": objectness / max(1, len(labels)),
-            "loss_window_mask": masks.sum() * (self.mask_loss_weight / max(1, len(chosen))),
+            "loss_objectness": objectness_loss / max(1, len(labels)),
+            "loss_window_mask": mask_losses.sum() * (self.mask_loss_weight / max(1, num_positive)),
         }
 
-    def label(self, gt_boxes: Boxes, boxes: Boxes) -> tuple[Tensor, Tensor]:
-        """Best instance and label of each window, by the rule that the config names."""
+    def label_windows(self, gt_boxes: Boxes, window_boxes: Boxes) -> tuple[Tensor, Tensor]:
+        """Label windows by the rule that ``label_rule`` names, see :func:`label_by_iou` for what is returned."""
         if self.label_rule == "iou":
-            return label_by_iou(gt_boxes, boxes, self.iou_thresholds)
-        return label_by_place_and_size(gt_boxes, boxes, self.centre_tolerance, self.size_band)
+            return label_by_iou(gt_boxes, window_boxes, self.iou_thresholds)
+        return label_by_center_and_size(gt_boxes, window_boxes, self.center_tolerance, self.size_band)
 
     # ----------------------------------------------------------------------------------------------- inference
 
-    def best_windows(
-        self, logits: list[Tensor], shared: list[Tensor], windows: list[Tensor]
+    def predict_top_windows(
+        self, objectness_maps: list[Tensor], mask_maps: list[Tensor], windows_per_level: list[Tensor]
     ) -> tuple[Boxes, Tensor, Tensor]:
-        """The most likely windows of one image, ``topk`` of each level; only these are assembled.
-
-        Returns:
-            Their boxes in image pixels, objectness logits (W,), foreground probabilities (W, m, m); a cell
-            off the image has that of the nearest cell in it, so that masks go up to the image's edge.
-        """
-        kept, scores = [], []
-        for level_windows in windows:
-            level_scores = self.logits_of(logits, level_windows)
-            best = level_scores.topk(min(self.topk, len(level_scores))).indices
-            kept.append(level_windows[best])
-            scores.append(level_scores[best])
-        kept = torch.cat(kept)
-        masks, inside = self.mask_head.masks(shared, kept)
-        return window_boxes(kept, self.strides, self.window_size), torch.cat(scores), replicate_outside(masks.sigmoid(), inside)
-
-    def nms_proposals(self, boxes: Boxes, logits: Tensor, masks: Tensor, image_size: tuple[int, int]) -> Instances:
-        """NMS over the windows of one image, by the tight boxes of their binarised masks.
+        """Select the windows with the highest objectness in one image and predict their masks, only theirs.
 
         Args:
-            boxes: windows in pixels of ``image_size``.
-            logits: objectness, (W,).
-            masks: foreground probabilities (W, m, m).
+            objectness_maps, mask_maps: as returned by :meth:`predict_maps`.
+            windows_per_level: window indices (W, 6) of the image per level; ``topk`` of each level are selected.
+
+        Returns:
+            Of the selected windows: boxes, objectness logits (W,), and foreground probabilities (W, m, m). A cell
+            outside the image has the value of the nearest cell in it. Otherwise interpolation would lower the
+            probabilities near the image border, and masks would end before it.
+        """
+        selected, objectness_logits = [], []
+        for window_indices in windows_per_level:
+            level_logits = self.objectness_of(objectness_maps, window_indices)
+            top = level_logits.topk(min(self.topk, len(level_logits))).indices
+            selected.append(window_indices[top])
+            objectness_logits.append(level_logits[top])
+        selected = torch.cat(selected)
+        mask_logits, in_image = self.mask_head.predict_masks(mask_maps, selected)
+        window_boxes = windows_to_boxes(selected, self.strides, self.window_size)
+        return window_boxes, torch.cat(objectness_logits), replicate_outside(mask_logits.sigmoid(), in_image)
+
+    def nms_proposals(
+        self, window_boxes: Boxes, objectness_logits: Tensor, window_masks: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
+        """Score the windows of one image and apply NMS to the tight boxes around their masks.
+
+        Args:
+            window_boxes: W boxes in pixels of ``image_size``.
+            objectness_logits: (W,).
+            window_masks: foreground probabilities (W, m, m).
             image_size: (height, width).
 
         Returns:
-            By falling score: ``proposal_boxes`` (tight), ``objectness_logits``, ``scores``, ``windows`` (``Boxes``) and
-            ``window_masks`` (probabilities). A window whose mask is empty is no proposal.
+            Proposals by descending score, with fields ``proposal_boxes`` (tight), ``objectness_logits``,
+            ``proposal_scores``, ``window_boxes`` (``Boxes``) and ``window_masks`` (probabilities). Windows with an
+            empty mask are removed.
         """
-        binary = masks >= 0.5
-        scores = logits.sigmoid()
+        binary_masks = window_masks >= 0.5
+        scores = objectness_logits.sigmoid()
         if self.score == "product":
-            foreground = binary.flatten(1)
-            scores = scores * (masks.flatten(1) * foreground).sum(1) / foreground.sum(1).clamp(min=1)
-        tight = tight_window_boxes(binary, boxes)
-        tight.clip(image_size)
-        kept = (binary.flatten(1).any(1) & tight.nonempty()).nonzero().flatten()
-        order = batched_nms(tight.tensor[kept], scores[kept], torch.zeros_like(kept), self.nms_thresh)
+            foreground = binary_masks.flatten(1)
+            num_foreground = foreground.sum(1).clamp(min=1)
+            scores = scores * (window_masks.flatten(1) * foreground).sum(1) / num_foreground
+        tight_boxes = tight_window_boxes(binary_masks, window_boxes)
+        tight_boxes.clip(image_size)
+        kept = (binary_masks.flatten(1).any(1) & tight_boxes.nonempty()).nonzero().flatten()
+        order = batched_nms(tight_boxes.tensor[kept], scores[kept], torch.zeros_like(kept), self.nms_thresh)
         kept = kept[order[: self.post_nms_topk]]
-        found = Instances(image_size)
-        found.proposal_boxes, found.objectness_logits, found.scores = tight[kept], logits[kept], scores[kept]
-        found.windows, found.window_masks = boxes[kept], masks[kept]
-        return found
+        proposals = Instances(image_size)
+        proposals.proposal_boxes, proposals.objectness_logits = tight_boxes[kept], objectness_logits[kept]
+        proposals.proposal_scores = scores[kept]
+        proposals.window_boxes, proposals.window_masks = window_boxes[kept], window_masks[kept]
+        return proposals
 
 
-def _boxes_only(found: Instances) -> Instances:
-    return Instances(
-        found.image_size, proposal_boxes=found.proposal_boxes, objectness_logits=found.objectness_logits
-    )
+def _without_masks(proposals: Instances) -> Instances:
+    """Return proposals with RPN's fields only."""
+    fields = {name: proposals.get(name) for name in ("proposal_boxes", "objectness_logits")}
+    return Instances(proposals.image_size, **fields)
 
 
-def tight_window_boxes(masks: Tensor, windows: Boxes) -> Boxes:
-    """The boxes around the foreground cells of masks, bool (W, m, m), over windows, in the windows' pixels."""
-    cells = tight_edges(masks) / masks.shape[1]
-    corner, side = windows.tensor[:, :2], windows.tensor[:, 2:] - windows.tensor[:, :2]
-    return Boxes(corner.repeat(1, 2) + cells * side.repeat(1, 2))
+def tight_window_boxes(binary_masks: Tensor, window_boxes: Boxes) -> Boxes:
+    """Compute the tight boxes around window masks.
+
+    Args:
+        binary_masks: bool (W, m, m).
+        window_boxes: W boxes.
+
+    Returns:
+        W boxes in the coordinate frame of ``window_boxes``, with sides of length 0 where the mask is empty.
+    """
+    fractions = tight_edges(binary_masks) / binary_masks.shape[1]
+    corner, side = window_boxes.tensor[:, :2], window_boxes.tensor[:, 2:] - window_boxes.tensor[:, :2]
+    return Boxes(corner.repeat(1, 2) + fractions * side.repeat(1, 2))

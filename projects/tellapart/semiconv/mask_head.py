@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
-from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY, MaskRCNNConvUpsampleHead
+from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY, MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference, mask_rcnn_loss
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
@@ -13,125 +13,150 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..autograd import zero_with_grad
-from ..embeddings.kernels import KERNEL_REGISTRY, SEEDS, soft_seed
+from ..embeddings.kernels import KERNEL_REGISTRY, SEED_FUNCTIONS, soft_seed
 from ..embeddings.operator import SemiConv
 from ..embeddings.options import check_options
 from ..embeddings.predictor import EmbeddingPredictor
 
-# 1 - K is at least this in the kernel's own loss: two pixels with the same embedding cost and push a finite amount
-_NEVER_SURE = 0.01
+_MIN_ONE_MINUS_K = 0.01  # lower bound on 1 - K, which keeps kernel_loss and its gradient finite
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
-    """Mask R-CNN's mask head, whose logits s become s + log K: the kernel between each pixel and the region's seed.
+    """Mask R-CNN's mask head with logits s(u) + log K(Psi_s, Psi_u) instead of s(u).
 
-    All names of parameters of the base class stay, so a Mask R-CNN checkpoint fits. Under ``SemiConvROIHeads`` it is
-    the paper's, and gets embeddings cut out of maps of the whole image. Under any other ROI heads it predicts Phi from
-    the pooled features of each region and adds the places of the region's cells: pixels of an instance then agree only
-    within a region, and no loss ties them together over the image.
+    The kernel K compares the embedding of each pixel u of a region with the embedding of the region's seed. The
+    parameters of the base class keep their names, so that a Mask R-CNN checkpoint can be loaded.
+
+    Under ``SemiConvROIHeads`` this is the paper's mask head: the embeddings are pooled from maps of the whole image and
+    given to :meth:`forward`. Under any other RoI heads, the head predicts Phi from each region's pooled features and
+    adds the coordinates of the region's cells. The embeddings of an instance then agree within one region only, and
+    there is no image-level embedding loss.
 
     Args:
-        input_shape: of the pooled features.
+        input_shape: shape of the pooled features.
         semiconv: the operator.
-        kernel: of ``KERNEL_REGISTRY``.
-        predictor: Phi from pooled features; None if the embeddings are given.
-        seed: "soft" or "hard", at inference; in training it is soft.
-        kernel_loss_weight: factor on ``loss_kernel``, the binary cross-entropy between K and the instance's mask.
-        other arguments: of ``MaskRCNNConvUpsampleHead``.
+        kernel: module of ``KERNEL_REGISTRY``.
+        embedding_predictor: pooled features to Phi. None if the embeddings are given to :meth:`forward`.
+        seed: "soft" or "hard", the seed at inference. In training it is always soft.
+        kernel_loss_weight: factor on ``loss_kernel``.
+        **kwargs: arguments of ``MaskRCNNConvUpsampleHead``.
     """
 
     @configurable
     def __init__(
-        self, input_shape: ShapeSpec, *, semiconv: SemiConv, kernel: nn.Module, predictor: EmbeddingPredictor | None,
-        seed: str, kernel_loss_weight: float, **kwargs,
+        self, input_shape: ShapeSpec, *, semiconv: SemiConv, kernel: nn.Module,
+        embedding_predictor: EmbeddingPredictor | None, seed: str, kernel_loss_weight: float, **kwargs,
     ) -> None:  # fmt: skip
         super().__init__(input_shape, **kwargs)
+        self._mask_rcnn_layers = [name for name, _ in self.named_children()]
         self.semiconv = nn.ModuleDict({"operator": semiconv, "kernel": kernel})
-        if predictor is not None:
-            self.semiconv["predictor"] = predictor
-        self.seed, self.kernel_loss_weight = SEEDS[seed], kernel_loss_weight
+        if embedding_predictor is not None:
+            self.semiconv["predictor"] = embedding_predictor
+        self.inference_seed, self.kernel_loss_weight = SEED_FUNCTIONS[seed], kernel_loss_weight
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        """Arguments out of ``cfg.MODEL.SEMICONV`` and ``ROI_MASK_HEAD``.
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, predict_embeddings: bool = True) -> dict:
+        """Return the constructor's arguments from ``cfg.MODEL.SEMICONV`` and ``cfg.MODEL.ROI_MASK_HEAD``.
+
+        Args:
+            cfg: the config.
+            input_shape: shape of the pooled features.
+            predict_embeddings: False for RoI heads that give the embeddings to :meth:`forward`. A subclass that
+                overrides this method must accept this argument to work under ``SemiConvROIHeads``.
 
         Raises:
-            InputError: names the key, what it is and what is wanted.
+            InputError: names the first key with a wrong value, the value, and what is expected.
         """
         options = check_options(cfg)
-        heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
-        of_regions = not getattr(heads, "gives_embeddings", False)
         return {
             **super().from_config(cfg, input_shape),
             "semiconv": SemiConv(options.PIXELS_PER_UNIT, options.MIXING),
             "kernel": KERNEL_REGISTRY.get(options.KERNEL)(options.SIGMA),
-            "predictor": EmbeddingPredictor.from_cfg(cfg, input_shape.channels) if of_regions else None,
+            "embedding_predictor": EmbeddingPredictor(cfg, input_shape.channels) if predict_embeddings else None,
             "seed": options.SEED,
             "kernel_loss_weight": options.KERNEL_LOSS_WEIGHT,
         }
 
-    def __iter__(self):
-        """The layers from pooled features to logits: the base class, an ``nn.Sequential``, runs all it consists of one
-        after the other; this one has more."""
-        return (layer for name, layer in self.named_children() if name != "semiconv")
+    def layers(self, x: Tensor) -> Tensor:
+        """Map pooled features (B, C, S, S) to Mask R-CNN's own logits (B, num_classes, 2S, 2S).
+
+        The base class is an ``nn.Sequential`` that runs all of its children. ``semiconv`` is not one of these layers.
+        """
+        for name in self._mask_rcnn_layers:
+            x = self.get_submodule(name)(x)
+        return x
 
     def forward(
         self, x: Tensor, instances: list[Instances], embeddings: Tensor | None = None
     ) -> dict[str, Tensor] | list[Instances]:
-        """Masks of B regions.
+        """Predict the masks of B regions, or compute their losses.
 
         Args:
-            x: pooled features (B, C, S, S), in the order of the instances.
-            instances: in training with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``, otherwise with
+            x: pooled features, float (B, C, S, S), in the order of the instances.
+            instances: per image. In training with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``, otherwise with
                 ``pred_boxes`` and ``pred_classes``.
-            embeddings: Phi of the regions, (B, D, 2S, 2S); None: predicted from ``x``.
+            embeddings: Phi of the regions, float (B, D, 2S, 2S). None: predict them from ``x``.
 
         Returns:
-            In training ``loss_mask`` and ``loss_kernel``, otherwise the instances with ``pred_masks``.
+            In training ``loss_mask``, Mask R-CNN's loss on the new logits, and ``loss_kernel``, see
+            :func:`kernel_loss`. Otherwise the instances with ``pred_masks``.
         """
         boxes = cat([i.proposal_boxes.tensor if self.training else i.pred_boxes.tensor for i in instances])
         classes = cat([i.gt_classes if self.training else i.pred_classes for i in instances])
-        own, log_kernel = self.parts(x, boxes, classes, embeddings)
-        logits = (own + log_kernel)[:, None]
+        logits, log_kernel = self.logits_and_log_kernel(x, boxes, classes, embeddings)
+        mask_logits = (logits + log_kernel)[:, None]
         if not self.training:
-            mask_rcnn_inference(logits, instances)
+            mask_rcnn_inference(mask_logits, instances)
             return instances
         if hasattr(self.semiconv["kernel"], "log_sigma"):
             get_event_storage().put_scalar("semiconv/sigma", self.semiconv["kernel"].log_sigma.exp().item())
         return {
-            "loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight,
+            "loss_mask": mask_rcnn_loss(mask_logits, instances, self.vis_period) * self.loss_weight,
             "loss_kernel": kernel_loss(log_kernel, instances) * self.kernel_loss_weight,
         }
 
-    def parts(
+    def logits_and_log_kernel(
         self, x: Tensor, boxes: Tensor, classes: Tensor, embeddings: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The two summands of the mask's logits: Mask R-CNN's own at each region's category (B,), and the kernel's
-        logarithm; float32 (B, 2S, 2S) each."""
-        logits = self.layers(x)
-        column = torch.zeros_like(classes) if logits.shape[1] == 1 else classes
-        own = logits[torch.arange(len(logits), device=logits.device), column].float()
+        """Compute the two summands of the mask logits.
+
+        Args:
+            x: pooled features, float (B, C, S, S).
+            boxes: the regions, float (B, 4), XYXY in input pixels.
+            classes: class of each region, whose logits are used, int64 (B,).
+            embeddings: Phi of the regions, float (B, D, 2S, 2S). None: predict them from ``x``.
+
+        Returns:
+            Mask R-CNN's own logits s and log K, both float32 (B, 2S, 2S).
+        """
+        class_logits = self.layers(x)
+        channel_index = torch.zeros_like(classes) if class_logits.shape[1] == 1 else classes
+        logits = class_logits[torch.arange(len(class_logits), device=class_logits.device), channel_index].float()
         if embeddings is None:
             phi = self.semiconv["predictor"](x)
-            embeddings = F.interpolate(phi, own.shape[-2:], mode="bilinear", align_corners=False)
-        seed = soft_seed if self.training else self.seed
-        with torch.autocast(own.device.type, enabled=False):  # places of large images need float32, also in a mean
+            embeddings = F.interpolate(phi, logits.shape[-2:], mode="bilinear", align_corners=False)
+        seed_function = soft_seed if self.training else self.inference_seed
+        with torch.autocast(logits.device.type, enabled=False):  # coordinates in large images need float32
             psi = self.semiconv["operator"].on_boxes(embeddings, boxes.float())
-            return own, self.semiconv["kernel"](seed(own, psi), psi)
+            return logits, self.semiconv["kernel"](seed_function(logits, psi), psi)
 
 
 def kernel_loss(log_kernel: Tensor, instances: list[Instances]) -> Tensor:
-    """Binary cross-entropy between K and the instances' masks, a mean over all cells of all regions.
+    """Compute the mean binary cross-entropy between K(Psi_s, Psi_u) and the ground-truth masks over all cells.
 
     Args:
-        log_kernel: log K (B, S, S), at most 0.
-        instances: one an image, B in all, with ``proposal_boxes`` and ``gt_masks``.
+        log_kernel: log K of B regions, float (B, S, S), at most 0.
+        instances: per image, B in total, with ``proposal_boxes`` and ``gt_masks``.
+
+    Returns:
+        Scalar. Without regions it is 0 and its gradient is 0.
     """
-    present = [i for i in instances if len(i)]
-    if not present:
+    instances = [i for i in instances if len(i)]
+    if not instances:
         return zero_with_grad([log_kernel])
     size = log_kernel.shape[-1]
-    wanted = cat([i.gt_masks.crop_and_resize(i.proposal_boxes.tensor, size).to(log_kernel.device) for i in present])
-    other = torch.log1p(-(1 - _NEVER_SURE) * log_kernel.exp())
-    return -torch.where(wanted, log_kernel, other).mean()
+    cropped = [i.gt_masks.crop_and_resize(i.proposal_boxes.tensor, size) for i in instances]
+    gt_masks = cat([masks.to(log_kernel.device) for masks in cropped])
+    log_one_minus_kernel = torch.log1p(-(1 - _MIN_ONE_MINUS_K) * log_kernel.exp())
+    return -torch.where(gt_masks, log_kernel, log_one_minus_kernel).mean()

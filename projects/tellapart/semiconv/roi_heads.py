@@ -1,4 +1,4 @@
-"""Mask R-CNN with embeddings of the whole image (section 3.4)."""
+"""Mask R-CNN's RoI heads with embeddings of the whole image (section 3.4)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ from detectron2.modeling.roi_heads import (
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
-from ..embeddings.losses import bit_masks, embedding_loss, masks_on_map
+from ..embeddings.losses import embedding_loss, gt_bit_masks, sample_gt_masks
 from ..embeddings.options import check_options
 from ..embeddings.predictor import EmbeddingPredictor
 from ..errors import InputError
 from ..validation import registry_name_is_a
 from .mask_head import SemiConvMaskHead
 
-_EMBEDDINGS = "semiconv embeddings"  # where forward() leaves them among the features for the mask branch
-
 
 @ROI_HEADS_REGISTRY.register()
 class SemiConvROIHeads(StandardROIHeads):
-    """``StandardROIHeads`` with an embedding Phi of the image, predicted on all levels by one network; the mask head
-    gets its cuttings and the image-level loss ties each instance together over the whole image.
+    """``StandardROIHeads`` that predict an embedding Phi for every pixel of the image.
+
+    One predictor, shared by all levels, computes Phi. The mask head receives the RoI-pooled embeddings. The image-level
+    embedding loss pulls the embeddings of each instance together over the whole image.
 
     Args:
-        embedding_predictor: features of a level to Phi.
-        embedding_pooler: cuts Phi to regions, in the masks' resolution.
-        embedding_strides: input pixels a pixel of each level.
+        embedding_predictor: feature map of a level to Phi.
+        embedding_pooler: RoI pooler for Phi, with the resolution of the masks.
+        embedding_strides: stride per level, in input pixels.
         embedding_loss_weight: factor on ``loss_embedding``.
-        other arguments: of ``StandardROIHeads``; ``mask_head`` must be a ``SemiConvMaskHead``.
+        **kwargs: arguments of ``StandardROIHeads``. ``mask_head`` must be a ``SemiConvMaskHead``.
     """
-
-    gives_embeddings = True  # the mask head need not predict its own
 
     @configurable
     def __init__(
@@ -50,62 +48,111 @@ class SemiConvROIHeads(StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Arguments out of ``cfg.MODEL.SEMICONV`` and those of ``StandardROIHeads``.
+        """Return the constructor's arguments from ``cfg.MODEL.SEMICONV`` and those of ``StandardROIHeads``.
 
         Raises:
-            InputError: another mask head, no masks, or no pooler.
+            InputError: masks are off, the mask head is not a ``SemiConvMaskHead``, it has no pooler, or
+                ``cfg.MODEL.SEMICONV`` has a wrong value.
         """
         options = cfg.MODEL.ROI_MASK_HEAD
-        fits = registry_name_is_a(ROI_MASK_HEAD_REGISTRY, options.NAME, SemiConvMaskHead)
-        if not cfg.MODEL.MASK_ON or not fits or not options.POOLER_TYPE:
+        is_semiconv_head = registry_name_is_a(ROI_MASK_HEAD_REGISTRY, options.NAME, SemiConvMaskHead)
+        if not cfg.MODEL.MASK_ON or not is_semiconv_head or not options.POOLER_TYPE:
             raise InputError(
-                f"MODEL.MASK_ON is {cfg.MODEL.MASK_ON}, MODEL.ROI_MASK_HEAD.NAME {options.NAME}, its POOLER_TYPE "
-                f"{options.POOLER_TYPE!r}; SemiConvROIHeads wants True, SemiConvMaskHead and a pooler"
+                f"MODEL.MASK_ON is {cfg.MODEL.MASK_ON}, MODEL.ROI_MASK_HEAD.NAME {options.NAME!r} and its POOLER_TYPE "
+                f"{options.POOLER_TYPE!r}, but SemiConvROIHeads needs True, 'SemiConvMaskHead' and a pooler"
             )
-        semiconv = check_options(cfg)
-        made = super().from_config(cfg, input_shape)
-        shapes = [input_shape[name] for name in made["mask_in_features"]]
-        scales = [1.0 / shape.stride for shape in shapes]
-        sizes = 2 * options.POOLER_RESOLUTION, scales, options.POOLER_SAMPLING_RATIO, options.POOLER_TYPE
+        semiconv_options = check_options(cfg)
+        arguments = super().from_config(cfg, input_shape)
+        shapes = [input_shape[name] for name in arguments["mask_in_features"]]
         return {
-            **made,
-            "embedding_predictor": EmbeddingPredictor.from_cfg(cfg, shapes[0].channels),
-            "embedding_pooler": ROIPooler(*sizes),
+            **arguments,
+            "embedding_predictor": EmbeddingPredictor(cfg, shapes[0].channels),
             "embedding_strides": [shape.stride for shape in shapes],
-            "embedding_loss_weight": semiconv.EMBEDDING_LOSS_WEIGHT,
+            "embedding_loss_weight": semiconv_options.EMBEDDING_LOSS_WEIGHT,
+        }
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Build the poolers and a mask head to which the embeddings are given, for ``from_config`` of the base class.
+
+        The embeddings are pooled at twice the resolution of the features, which is that of the masks.
+        """
+        options, in_features = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.ROI_HEADS.IN_FEATURES
+        resolution = options.POOLER_RESOLUTION
+        scales = [1.0 / input_shape[name].stride for name in in_features]
+        mask_pooler, embedding_pooler = (
+            ROIPooler(size, scales, options.POOLER_SAMPLING_RATIO, options.POOLER_TYPE)
+            for size in (resolution, 2 * resolution)
+        )
+        pooled_shape = ShapeSpec(channels=input_shape[in_features[0]].channels, height=resolution, width=resolution)
+        mask_head_class = ROI_MASK_HEAD_REGISTRY.get(options.NAME)
+        return {
+            "mask_in_features": in_features,
+            "mask_pooler": mask_pooler,
+            "mask_head": mask_head_class(cfg, pooled_shape, predict_embeddings=False),
+            "embedding_pooler": embedding_pooler,
         }
 
     def embed(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """Phi (N, D, Hi, Wi) of each of the mask branch's levels."""
+        """Predict Phi, float (N, D, Hi, Wi), on each level that the mask head pools from."""
         return [self.embedding_predictor(features[name]) for name in self.mask_in_features]
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:  # fmt: skip
-        """See ``StandardROIHeads``; in training ``loss_embedding`` and ``loss_kernel`` as well."""
+        """Run the heads as in ``StandardROIHeads``, in training with ``loss_kernel`` and ``loss_embedding`` added."""
         if not self.training:
             return super().forward(images, features, proposals, targets)
         embeddings = self.embed(features)
-        found, losses = super().forward(images, {**features, _EMBEDDINGS: embeddings}, proposals, targets)
+        sampled_proposals, losses = super().forward(images, features, proposals, targets)
+        losses.update(self.mask_branch(features, embeddings, sampled_proposals))
         losses["loss_embedding"] = self.image_level_loss(embeddings, targets)
-        return found, losses
+        return sampled_proposals, losses
 
     def image_level_loss(self, embeddings: list[Tensor], targets: list[Instances]) -> Tensor:
-        """Equation 5 over all instances, each on every level on which it has two pixels; weighted."""
-        masks = [[] for _ in embeddings]
-        for drawn in map(bit_masks, targets):  # once, not for every level
-            for stride, phi, found in zip(self.embedding_strides, embeddings, masks):
-                found.append(masks_on_map(drawn, stride, phi.shape[-2:]).to(phi.device))
+        """Compute the weighted embedding loss of equation 5 over all instances and levels.
+
+        An instance counts on each level on which it covers at least two pixels.
+
+        Args:
+            embeddings: Phi per level, float (N, D, Hi, Wi).
+            targets: per image, with ``gt_masks``.
+        """
+        bit_masks = [gt_bit_masks(image_targets) for image_targets in targets]
+        masks_per_level = [
+            [sample_gt_masks(gt_masks, stride, phi.shape[-2:]).to(phi.device) for gt_masks in bit_masks]
+            for stride, phi in zip(self.embedding_strides, embeddings)
+        ]
         operator = self.mask_head.semiconv["operator"]
         psi = [operator(phi, stride) for phi, stride in zip(embeddings, self.embedding_strides)]
-        return embedding_loss(psi, masks) * self.embedding_loss_weight
+        return embedding_loss(psi, masks_per_level) * self.embedding_loss_weight
 
-    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> dict | list[Instances]:
-        """The mask branch, as the base class calls it; the mask head gets the regions' embeddings too."""
-        embeddings = features[_EMBEDDINGS] if _EMBEDDINGS in features else self.embed(features)
+    def mask_branch(
+        self, features: dict[str, Tensor], embeddings: list[Tensor], instances: list[Instances]
+    ) -> dict[str, Tensor] | list[Instances]:
+        """Pool the features and the embeddings of each instance, and run the mask head on both.
+
+        Args:
+            features: feature maps by name.
+            embeddings: Phi per level, see :meth:`embed`.
+            instances: per image. In training the sampled proposals, whose foreground is used, otherwise detections.
+
+        Returns:
+            See :meth:`SemiConvMaskHead.forward`.
+        """
         if self.training:
             instances, _ = select_foreground_proposals(instances, self.num_classes)
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
         pooled = self.mask_pooler([features[name] for name in self.mask_in_features], boxes)
         return self.mask_head(pooled, instances, self.embedding_pooler(embeddings, boxes))
+
+    def _forward_mask(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> dict[str, Tensor] | list[Instances]:
+        """Predict masks where the base class does so.
+
+        In training this returns no losses: :meth:`forward` runs the mask branch itself, because the mask branch and the
+        image-level loss use the same embeddings.
+        """
+        return {} if self.training else self.mask_branch(features, self.embed(features), instances)

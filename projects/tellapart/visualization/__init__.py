@@ -1,1 +1,1 @@
-"""Pictures of what a model sees and says."""
+"""Pictures of what models predict: contact sheet, score maps, embeddings, clusters. ``drawing`` is the kit of all."""

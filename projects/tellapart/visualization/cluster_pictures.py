@@ -1,58 +1,68 @@
-"""Pictures of instance colourings: an image, its true instances and several predictions, in colours side by side."""
+"""Pictures of instances that were found as clusters of embeddings, beside the ground truth, in matching colors."""
 
 from __future__ import annotations
 
-import colorsys
 from pathlib import Path
 
 import numpy as np
 
-from .drawing import captioned, fitted, write_rows
+from .drawing import add_caption, darken, palette, resize_longest, write_rows
 
-_TILE = 256  # longest side of an image, pixels
+_PANEL_SIZE = 256  # longer side of an image, pixels
+# Strong, pale and dark, so that colors also differ between the rows of a grid of objects.
+_TONES = ((0.95, 1.0), (0.45, 1.0), (0.9, 0.65))
 
 
-def write_colorings(path: Path, rows: list[tuple[np.ndarray, list[tuple[str, np.ndarray | None]]]]) -> None:
-    """Writes a PNG. A predicted instance has the colour of the true one that it shares most pixels with, each colour
-    once; so predictions that are right look like the truth, whatever their order.
+def write_cluster_pictures(path: Path, rows: list[tuple[np.ndarray, list[tuple[str, np.ndarray | None]]]]) -> None:
+    """Write a PNG with one row per image.
+
+    A predicted instance has the color of the ground-truth instance with which it shares most pixels, and no color is
+    used twice in a panel. A correct prediction therefore looks like the ground truth, in whatever order its instances
+    are.
 
     Args:
-        path: of the PNG; its folder is made.
-        rows: each an image, uint8 BGR (H, W, 3), and its tiles: a caption and masks, bool (N, H, W), of which the first
-            tile's that has any are the truth; None: the image as it is.
+        path: of the PNG; its folder is created if it does not exist.
+        rows: (image, panels) pairs. The image is uint8 BGR (H, W, 3). A panel is a caption and instance masks, bool
+            (N, H, W), or None to show the image as it is. The first panel with masks is the ground truth.
     """
-    drawn = []
-    for image, tiles in rows:
-        truth = next(masks for _, masks in tiles if masks is not None)
-        drawn.append([captioned(_colored(image, masks, truth), caption) for caption, masks in tiles])
-    write_rows(path, *drawn)
+    drawn_rows = []
+    for image, panels in rows:
+        gt_masks = next(masks for _, masks in panels if masks is not None)
+        drawn_rows.append([add_caption(_draw_masks(image, masks, gt_masks), caption) for caption, masks in panels])
+    write_rows(path, *drawn_rows)
 
 
-def match_colors(masks: np.ndarray, truth: np.ndarray) -> list[int]:
-    """For each of bool masks (N, H, W) an index no other has: of the true mask (M, H, W) that it shares most pixels
-    with (the largest share first), or from M on for those that share none."""
-    shared = np.tensordot(masks.astype(np.float32), truth.astype(np.float32), ((1, 2), (1, 2)))
-    index = np.full(len(masks), -1)
-    while shared.size and shared.max() > 0:
-        found, true = np.unravel_index(shared.argmax(), shared.shape)
-        index[found] = true
-        shared[found], shared[:, true] = 0, 0
-    rest = np.flatnonzero(index < 0)
-    index[rest] = len(truth) + np.arange(len(rest))
-    return index.tolist()
+def match_colors(masks: np.ndarray, gt_masks: np.ndarray) -> list[int]:
+    """Choose a color index for each instance, without repetition.
+
+    Pairs with most shared pixels are matched first.
+
+    Args:
+        masks: predicted, bool (N, H, W).
+        gt_masks: bool (M, H, W).
+
+    Returns:
+        Per predicted instance, the index of the ground-truth instance with which it shares most pixels, or an index of
+        at least M if it shares no pixels with those that are left.
+    """
+    num_shared = np.tensordot(masks.astype(np.float32), gt_masks.astype(np.float32), ((1, 2), (1, 2)))
+    color_index = np.full(len(masks), -1)
+    while num_shared.size and num_shared.max() > 0:
+        predicted, gt = np.unravel_index(num_shared.argmax(), num_shared.shape)
+        color_index[predicted] = gt
+        num_shared[predicted], num_shared[:, gt] = 0, 0
+    unmatched = np.flatnonzero(color_index < 0)
+    color_index[unmatched] = len(gt_masks) + np.arange(len(unmatched))
+    return color_index.tolist()
 
 
-def _color(index: int) -> np.ndarray:
-    """BGR. Hues are far apart from one index to the next; strong, pale and dark take turns, so that those of two rows
-    of a grid differ as well."""
-    saturation, value = ((0.95, 1.0), (0.45, 1.0), (0.9, 0.65))[index % 3]
-    return np.array(colorsys.hsv_to_rgb((0.02 + index * 0.618034) % 1, saturation, value)[::-1]) * 255
-
-
-def _colored(image: np.ndarray, masks: np.ndarray | None, truth: np.ndarray) -> np.ndarray:
+def _draw_masks(image: np.ndarray, masks: np.ndarray | None, gt_masks: np.ndarray) -> np.ndarray:
+    """Return the image with instances in color and all other pixels dark; without masks, the image as it is."""
     picture = image
     if masks is not None:
-        picture = image // 4  # darker: what has no colour can be told from what has
-        for mask, index in zip(masks, match_colors(masks, truth)):
-            picture[mask] = _color(index)
-    return fitted(picture, _TILE)
+        picture = darken(image)
+        color_index = match_colors(masks, gt_masks)
+        colors = palette(max(color_index, default=-1) + 1, _TONES)
+        for mask, index in zip(masks, color_index):
+            picture[mask] = colors[index]
+    return resize_longest(picture, _PANEL_SIZE)

@@ -1,4 +1,4 @@
-"""One picture of several validation images: the image, its true masks and the predicted ones side by side."""
+"""The contact sheet: validation images, their ground-truth masks and the predicted masks side by side."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from pycocotools import mask as coco_mask
 
-from ..masks import to_rle
-from .drawing import Color, brightened, captioned, fitted, palette, with_instances, write_rows
+from ..data.annotations import annotation_to_rle
+from .drawing import Color, add_caption, brighten, draw_instances, palette, resize_longest, write_rows
 
-_TILE = 360  # longest side of an image on the sheet, pixels
+_PANEL_SIZE = 360  # longer side of an image on the sheet, pixels
 _UNMATCHED = (150, 150, 150)
+_MATCH_IOU = 0.5
 
 
 def contact_sheet_from_results(
     path: str | Path, dataset_name: str, results_json: str | Path, num_images: int, score_threshold: float
 ) -> None:
-    """
-    `write_contact_sheet` for the first images of a registered data set, with the predictions that the COCO evaluator
-    left in `inference/coco_instances_results.json`: no second inference.
+    """Draw the contact sheet from the results file of an evaluation, without running inference again.
+
+    Args:
+        path: of the PNG; its folder is created if it does not exist.
+        dataset_name: name of a registered data set with annotations.
+        results_json: ``inference/coco_instances_results.json``, written by the COCO evaluator.
+        num_images, score_threshold: see :func:`write_contact_sheet`.
     """
     predictions: dict[Any, list[dict]] = defaultdict(list)
     for prediction in json.loads(Path(results_json).read_text()):
@@ -42,86 +47,95 @@ def write_contact_sheet(
     num_images: int,
     score_threshold: float,
 ) -> None:
-    """
-    Writes a PNG with a row for each image. A predicted instance has the colour of the true one that it fits best (same
-    class, mask IoU of at least 0.5, each true one once, by falling score); one that fits none is grey.
+    """Write a PNG with one row per image: the image, the ground truth, the predictions.
+
+    A predicted instance has the color of the ground-truth instance that it matches: the one with the highest mask IoU,
+    at least 0.5, of the same category. Predictions are matched by descending score, and each ground-truth instance is
+    matched once. Predictions without a match are gray. Images that cannot be read are left out.
 
     Args:
-        path: of the PNG; its folder is made.
-        dataset_dicts: Detectron2's, with annotations.
-        predictions: for each `image_id` its predictions in COCO's result format: `category_id` of the data set's own
-            numbering, `score`, `segmentation` as RLE in the image's size, or only `bbox` as [x, y, width, height].
-        metadata: of the data set: `thing_classes` and `thing_dataset_id_to_contiguous_id`.
-        num_images: how many of the first dataset dicts are shown.
-        score_threshold: predictions below it are left out.
+        path: of the PNG; its folder is created if it does not exist.
+        dataset_dicts: Detectron2's dataset dicts with annotations.
+        predictions: per ``image_id``, the predictions in COCO's result format: ``category_id`` as in the annotation
+            file, ``score``, and ``segmentation`` as RLE in the size of the image or, without masks, ``bbox`` as
+            [x, y, width, height].
+        metadata: of the data set: ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``.
+        num_images: number of images, from the start of ``dataset_dicts``.
+        score_threshold: predictions below it are not drawn.
     """
-    classes = metadata.thing_classes
+    class_names = metadata.thing_classes
+    contiguous_ids = metadata.thing_dataset_id_to_contiguous_id
 
-    def kind(category: int) -> str:
-        return classes[category] if len(classes) > 1 else ""  # nothing to say where there is only one
+    def label(category: int) -> str:
+        return class_names[category] if len(class_names) > 1 else ""
 
-    contiguous = metadata.thing_dataset_id_to_contiguous_id
     rows = []
-    for one in dataset_dicts[:num_images]:
+    for record in dataset_dicts[:num_images]:
         try:
-            image = utils.read_image(one["file_name"], "BGR")
-        except (OSError, SyntaxError):  # the loader has named it, or stopped the run
+            image = utils.read_image(record["file_name"], "BGR")
+        except (OSError, SyntaxError):  # the data loader has reported it already
             continue
         size = image.shape[:2]
-        image, gain = brightened(image)
-        name = Path(one["file_name"]).name + (f", {gain:.1f} x brighter" if gain > 1 else "")
-        true = [annotation for annotation in one.get("annotations", []) if not annotation.get("iscrowd", 0)]
-        true_rles = [to_rle(annotation, size) for annotation in true]
-        found = [p for p in predictions.get(one["image_id"], []) if p["score"] >= score_threshold]
-        found.sort(key=lambda p: -p["score"])
-        found_rles = [to_rle(p, size) for p in found]
-        colors = palette(len(true))
-        kinds = [contiguous[p["category_id"]] for p in found], [annotation["category_id"] for annotation in true]
-        matches = _match(found_rles, true_rles, np.not_equal.outer(*kinds))
+        image, gain = brighten(image)
+        name = Path(record["file_name"]).name + (f", {gain:.1f} x brighter" if gain > 1 else "")
+        annotations = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
+        gt_rles = [annotation_to_rle(a, size) for a in annotations]
+        gt_classes = [a["category_id"] for a in annotations]
+        detections = [p for p in predictions.get(record["image_id"], []) if p["score"] >= score_threshold]
+        detections.sort(key=lambda p: -p["score"])
+        pred_rles = [annotation_to_rle(p, size) for p in detections]
+        pred_classes = [contiguous_ids[p["category_id"]] for p in detections]
+        gt_colors = palette(len(annotations))
+        gt_index = _match(pred_rles, gt_rles, np.not_equal.outer(pred_classes, gt_classes))
+        pred_colors = [gt_colors[i] if i >= 0 else _UNMATCHED for i in gt_index]
+        gt_labels = [label(category) for category in gt_classes]
+        pred_labels = [f"{label(c)} {p['score']:.2f}".strip() for c, p in zip(pred_classes, detections)]
+        num_matched = sum(i >= 0 for i in gt_index)
+        summary = f"predicted: {len(detections)}, of which {num_matched} match"
         rows.append(
             [
-                _tile(image, name),
-                _tile(image, f"truth: {len(true)}", true_rles, colors, [kind(category) for category in kinds[1]]),
-                _tile(
-                    image,
-                    f"predicted: {len(found)}, of which {sum(m >= 0 for m in matches)} fit",
-                    found_rles,
-                    [colors[m] if m >= 0 else _UNMATCHED for m in matches],
-                    [f"{kind(category)} {p['score']:.2f}".strip() for category, p in zip(kinds[0], found)],
-                ),
+                _panel(image, name),
+                _panel(image, f"ground truth: {len(annotations)}", gt_rles, gt_colors, gt_labels),
+                _panel(image, summary, pred_rles, pred_colors, pred_labels),
             ]
         )
     if rows:
         write_rows(path, *rows)
 
 
-def _match(found: list[dict], true: list[dict], differs: np.ndarray) -> list[int]:
+def _match(pred_rles: list[dict], gt_rles: list[dict], classes_differ: np.ndarray) -> list[int]:
+    """Match predictions, by descending score, to ground-truth masks of the same category.
+
+    Args:
+        pred_rles: D masks.
+        gt_rles: G masks.
+        classes_differ: bool (D, G).
+
+    Returns:
+        For each prediction, the index of its ground-truth mask, or -1 without a match.
     """
-    For each of the RLEs `found`, in order, the index of the free one of `true` that it fits best, or -1; `differs`,
-    bool (found, true), says which pairs are of different classes.
-    """
-    if not found or not true:
-        return [-1] * len(found)
-    overlaps = np.array(coco_mask.iou(found, true, [0] * len(true)))
-    overlaps[differs] = 0
+    if not pred_rles or not gt_rles:
+        return [-1] * len(pred_rles)
+    iou = np.array(coco_mask.iou(pred_rles, gt_rles, [0] * len(gt_rles)))
+    iou[classes_differ] = 0
     matches = []
-    for row in overlaps:
+    for row in iou:
         best = int(row.argmax())
-        matches.append(best if row[best] >= 0.5 else -1)
+        matches.append(best if row[best] >= _MATCH_IOU else -1)
         if matches[-1] >= 0:
-            overlaps[:, best] = 0
+            iou[:, best] = 0
     return matches
 
 
-def _tile(
+def _panel(
     image: np.ndarray,
     caption: str,
     rles: list[dict] | None = None,
     colors: list[Color] | None = None,
     labels: list[str] | None = None,
 ) -> np.ndarray:
-    """The image, uint8 BGR (H, W, 3), enlarged or shrunk to the tile's size, with masks, under a caption."""
-    picture = fitted(image, _TILE, cv2.INTER_CUBIC)
+    """Return a panel with the image, uint8 BGR (H, W, 3), and masks; without ``rles``, the image as it is."""
+    picture = resize_longest(image, _PANEL_SIZE, cv2.INTER_CUBIC)
     if rles is not None:
-        picture = with_instances(picture, [coco_mask.decode(rle) for rle in rles], colors or [], labels or [])
-    return captioned(picture, caption)
+        picture = draw_instances(picture, [coco_mask.decode(rle) for rle in rles], colors or [], labels or [])
+    return add_caption(picture, caption)

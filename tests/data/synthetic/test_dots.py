@@ -1,4 +1,4 @@
-"""The dots: identical, apart, complete, and on the plain grid the same whichever dot one looks from."""
+"""The dots are identical, separate and complete; on the regular grid their surroundings are equal."""
 
 import tellapart  # noqa: F401
 from tellapart.data.synthetic.dots import DOT, DOTS, PITCHES, RADIUS, SIZE, STRIDE, draw_dots
@@ -17,7 +17,7 @@ def drawn(request):
 
 @pytest.fixture(scope="module")
 def grids():
-    """The upper left corners (row, column) of the dots of each plain image."""
+    """Return the upper left corners (row, column) of the dots of each image on a regular grid."""
     return [corners(draw_dots(4, i)[1]) for i in range(NUM_IMAGES)]
 
 
@@ -57,13 +57,13 @@ def test_grid_is_regular_and_covers_the_image(grids):
         assert len(at) == len(np.unique(at[:, 0])) * len(np.unique(at[:, 1]))
 
 
-def test_neighbours_see_the_same(grids):
-    """What a receptive field of 35 pixels (ResNet's res2) that lies in the image holds does not depend on the dot."""
+def test_neighbors_see_the_same(grids):
+    """The content of a receptive field of 35 pixels (ResNet's res2) inside the image does not depend on the dot."""
     compared = 0
     for i, at in enumerate(grids):
         image, middle = draw_dots(4, i)[0], at + RADIUS
         inner = middle[((middle >= 17) & (middle < SIZE - 17)).all(axis=1)]
-        # the margin where a dot was left out is seen by outer dots: take those with neighbours all around
+        # the margin where a dot was left out is seen by outer dots: take those with neighbors all around
         inner = [p for p in inner if all((middle == p + d).all(axis=1).any() for d in around(middle))]
         views = [image[y - 17 : y + 18, x - 17 : x + 18] for y, x in inner]
         for view in views[1:]:

@@ -1,9 +1,9 @@
-"""The built-in shapes: told apart by shape only."""
+"""The synthetic shapes differ only in their shape."""
 
 import math
 
 import tellapart  # noqa: F401
-from tellapart.data import shapes
+from tellapart.data.synthetic import shapes
 
 import numpy as np
 import pytest
@@ -35,12 +35,12 @@ def test_masks_are_visible_parts(drawn):
         assert masks.sum(axis=(1, 2)).min() >= 40
 
 
-def test_what_is_hardly_seen_is_not_drawn():
+def test_almost_hidden_objects_are_not_drawn():
     color = np.zeros(3)
     for offset, kept in ((0, 1), (19, 1), (20, 2)):  # 0%, 17% and 22% of the small disc are seen
         behind = shapes._Shape(0, 64.0 + offset, 64.0, 10.0, 0.0, color)
         before = shapes._Shape(0, 64.0, 64.0, 25.0, 0.0, color)
-        left, distances, owner = shapes._drop_hidden([behind, before])
+        left, distances, owner = shapes._drop_occluded([behind, before])
         assert len(left) == len(distances) == kept and left[-1] is before
         assert set(np.unique(owner)) == {-1, *range(kept)}
 
@@ -58,7 +58,7 @@ def test_area_and_color_say_nothing_about_the_class(drawn):
 
 
 def test_outlines_are_discs_squares_and_triangles():
-    """Full area equals the disc's, and so does not depend on the class; extent is that of the shape's formula."""
+    """The full area equals the disc's for every class; the extent follows the formula of the shape."""
     color = np.zeros(3)
     extents = {0: 40.0, 1: math.sqrt(math.pi) * 20, 2: math.sqrt(math.pi * 400 / (3 * math.sqrt(3))) * 3}
     for category, extent in extents.items():

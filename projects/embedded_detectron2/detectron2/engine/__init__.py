@@ -1,5 +1,8 @@
-from detectron2.engine import hooks
-from detectron2.engine.defaults import (
+"""Training: processes, the training loop and its hooks, and the default trainer and predictor."""
+# ruff: noqa: F401, F403 (re-exports)
+
+from . import hooks
+from .defaults import (
     DefaultPredictor,
     DefaultTrainer,
     create_ddp_model,
@@ -7,22 +10,6 @@ from detectron2.engine.defaults import (
     default_setup,
     default_writers,
 )
-from detectron2.engine.hooks import *  # noqa: F403
-from detectron2.engine.launch import DEFAULT_TIMEOUT, launch
-from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
-
-__all__ = [
-    "DEFAULT_TIMEOUT",
-    "launch",
-    "AMPTrainer",
-    "HookBase",
-    "SimpleTrainer",
-    "TrainerBase",
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-    *hooks.__all__,
-]
+from .hooks import *
+from .launch import DEFAULT_TIMEOUT, launch
+from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase

@@ -12,6 +12,7 @@ from collections import OrderedDict
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from detectron2._missing import not_included
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -194,7 +195,8 @@ class DefaultTrainer(TrainerBase):
         super().__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):  # nobody has set it up
             setup_logger()
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        if cfg.SOLVER.REFERENCE_WORLD_SIZE not in (0, comm.get_world_size()):
+            raise not_included(f"SOLVER.REFERENCE_WORLD_SIZE {cfg.SOLVER.REFERENCE_WORLD_SIZE} (scaling by workers)")
         # In this order, which is that of the draws of random numbers.
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -224,7 +226,7 @@ class DefaultTrainer(TrainerBase):
         """
         cfg = self.cfg
         if cfg.TEST.PRECISE_BN.ENABLED:
-            raise NotImplementedError("TEST.PRECISE_BN.ENABLED: precise BN needs the real Detectron2")
+            raise not_included("TEST.PRECISE_BN.ENABLED True")
         ret = [hooks.IterationTimer(), hooks.LRScheduler()]
         if comm.is_main_process():
             # Before evaluation, which may fail.
@@ -354,34 +356,3 @@ class DefaultTrainer(TrainerBase):
                 logger.info(f"Evaluation results for {name} in csv format:")
                 print_csv_format(results[name])
         return next(iter(results.values())) if len(results) == 1 else results
-
-    @staticmethod
-    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """Scale a config made for ``SOLVER.REFERENCE_WORLD_SIZE`` processes to ``num_workers``.
-
-        The batch per process stays; learning rate goes with the batch, iterations and periods against it. A new config
-        is returned, or the same if nothing is to be done (0: never).
-        """
-        old = cfg.SOLVER.REFERENCE_WORLD_SIZE
-        if old == 0 or old == num_workers:
-            return cfg
-        frozen = cfg.is_frozen()
-        cfg = cfg.clone()
-        cfg.defrost()
-        solver = cfg.SOLVER
-        assert solver.IMS_PER_BATCH % old == 0, "Invalid REFERENCE_WORLD_SIZE in config!"
-        scale = num_workers / old
-        solver.IMS_PER_BATCH = int(round(solver.IMS_PER_BATCH * scale))
-        solver.BASE_LR *= scale
-        for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
-            solver[key] = int(round(solver[key] / scale))
-        solver.STEPS = tuple(int(round(s / scale)) for s in solver.STEPS)
-        cfg.TEST.EVAL_PERIOD = int(round(cfg.TEST.EVAL_PERIOD / scale))
-        solver.REFERENCE_WORLD_SIZE = num_workers
-        logging.getLogger(__name__).info(
-            f"Auto-scaling the config to batch_size={solver.IMS_PER_BATCH}, learning_rate={solver.BASE_LR}, "
-            f"max_iter={solver.MAX_ITER}, warmup={solver.WARMUP_ITERS}."
-        )
-        if frozen:
-            cfg.freeze()
-        return cfg

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import math
-import operator
 import time
 from collections import Counter
 
@@ -18,40 +16,12 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 __all__ = [
-    "CallbackHook",
     "IterationTimer",
     "PeriodicWriter",
     "PeriodicCheckpointer",
-    "BestCheckpointer",
     "LRScheduler",
     "EvalHook",
 ]
-
-
-class CallbackHook(HookBase):
-    """A hook of functions that take the trainer."""
-
-    def __init__(self, *, before_train=None, after_train=None, before_step=None, after_step=None):
-        self._before_train, self._after_train = before_train, after_train
-        self._before_step, self._after_step = before_step, after_step
-
-    def before_train(self):
-        if self._before_train:
-            self._before_train(self.trainer)
-
-    def after_train(self):
-        if self._after_train:
-            self._after_train(self.trainer)
-        # they may hold the trainer, which holds this
-        self._before_train = self._after_train = self._before_step = self._after_step = None
-
-    def before_step(self):
-        if self._before_step:
-            self._before_step(self.trainer)
-
-    def after_step(self):
-        if self._after_step:
-            self._after_step(self.trainer)
 
 
 class IterationTimer(HookBase):
@@ -126,63 +96,6 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
     def after_step(self):
         self.step(self.trainer.iter)
-
-
-class BestCheckpointer(HookBase):
-    """Saves a checkpoint whenever a metric is better than ever; goes after the `EvalHook` that stores the metric."""
-
-    def __init__(self, eval_period: int, checkpointer, val_metric: str, mode: str = "max", file_prefix="model_best"):
-        """
-        Args:
-            eval_period: the `EvalHook`'s.
-            checkpointer: what saves.
-            val_metric: name of the metric, e.g. "bbox/AP50".
-            mode: "max" or "min": what is better.
-            file_prefix: name of the file, without ".pth".
-        """
-        assert mode in ("max", "min"), f'mode must be "max" or "min", got {mode!r}'
-        self._period = eval_period
-        self._checkpointer = checkpointer
-        self._val_metric = val_metric
-        self._better = operator.gt if mode == "max" else operator.lt
-        self._file_prefix = file_prefix
-        self._best: tuple[float, int] | None = None
-
-    def _check(self) -> None:
-        logger = logging.getLogger(__name__)
-        latest = self.trainer.storage.latest().get(self._val_metric)
-        if latest is None:
-            logger.warning(
-                f"Given val metric {self._val_metric} does not seem to be computed/stored. "
-                "Will not be checkpointing based on it."
-            )
-            return
-        value, iteration = latest
-        finite = math.isfinite(value)
-        if finite and self._best is None:
-            logger.info(f"Saved first model at {value:0.5f} @ {iteration} steps")
-        elif finite and self._better(value, self._best[0]):
-            logger.info(
-                f"Saved best model as latest eval score for {self._val_metric} is {value:0.5f}, better than last best "
-                f"score {self._best[0]:0.5f} @ iteration {self._best[1]}."
-            )
-        else:
-            best = f"best score {self._best[0]:0.5f} @ iteration {self._best[1]}" if self._best else "anything"
-            logger.info(
-                f"Not saving as latest eval score for {self._val_metric} is {value:0.5f}, not better than {best}."
-            )
-            return
-        self._best = (value, iteration)
-        self._checkpointer.save(self._file_prefix, iteration=iteration)
-
-    def after_step(self):
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._check()
-
-    def after_train(self):
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
-            self._check()
 
 
 class LRScheduler(HookBase):

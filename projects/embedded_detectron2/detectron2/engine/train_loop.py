@@ -170,12 +170,6 @@ class SimpleTrainer(TrainerBase):
             self._data_loader_iter_obj = iter(self.data_loader)
         return self._data_loader_iter_obj
 
-    def reset_data_loader(self, data_loader_builder) -> None:
-        """Drop the loader and take what ``data_loader_builder()`` makes."""
-        self._data_loader_iter_obj = None
-        self.data_loader = None  # freed before the new one is made
-        self.data_loader = data_loader_builder()
-
     def _next_batch(self):
         start = time.perf_counter()
         data = next(self._data_loader_iter)

@@ -6,10 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-BatchNorm2d = nn.BatchNorm2d
 ConvTranspose2d = nn.ConvTranspose2d
 Linear = nn.Linear
-interpolate = F.interpolate
 
 
 class Conv2d(nn.Conv2d):
@@ -42,11 +40,6 @@ def cross_entropy(input: torch.Tensor, target: torch.Tensor, *, reduction: str =
     if target.numel() == 0 and reduction == "mean":
         return input.sum() * 0.0
     return F.cross_entropy(input, target, reduction=reduction, **kwargs)
-
-
-def nonzero_tuple(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Indices of the non-zero elements, one tensor an axis."""
-    return x.nonzero(as_tuple=True)
 
 
 def move_device_like(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from fvcore.nn import giou_loss, smooth_l1_loss
+from fvcore.nn import smooth_l1_loss
 
+from detectron2._missing import not_included
 from detectron2.layers import cat
 from detectron2.structures import Boxes
 
@@ -46,11 +47,11 @@ class Box2BoxTransform:
 
     def loss(self, loss_type: str, beta: float, boxes, gt_boxes, pred_deltas: torch.Tensor) -> torch.Tensor:
         """Summed loss, smooth_l1 (with ``beta``) or giou, of ``pred_deltas`` from ``boxes`` to ``gt_boxes``, (R, 4)."""
-        if loss_type == "smooth_l1":
-            return smooth_l1_loss(pred_deltas, self.get_deltas(boxes, gt_boxes), beta, reduction="sum")
-        if loss_type == "giou":
-            return giou_loss(self.apply_deltas(pred_deltas, boxes), gt_boxes, reduction="sum")
-        raise ValueError(f"Invalid BBOX_REG_LOSS_TYPE '{loss_type}', wanted smooth_l1 or giou")
+        if loss_type in ("giou", "diou", "ciou"):
+            raise not_included(f"BBOX_REG_LOSS_TYPE {loss_type}")
+        if loss_type != "smooth_l1":
+            raise ValueError(f"BBOX_REG_LOSS_TYPE is {loss_type!r}, expected 'smooth_l1'")
+        return smooth_l1_loss(pred_deltas, self.get_deltas(boxes, gt_boxes), beta, reduction="sum")
 
 
 def _dense_box_regression_loss(

@@ -6,8 +6,8 @@ import math
 
 import torch
 from torch import nn
-from torchvision.ops import RoIPool
 
+from detectron2._missing import not_included
 from detectron2.layers import ROIAlign, cat
 from detectron2.structures import Boxes
 
@@ -51,8 +51,8 @@ class ROIPooler(nn.Module):
         if pooler_type in ("ROIAlign", "ROIAlignV2"):
             aligned = pooler_type == "ROIAlignV2"
             poolers = [ROIAlign(self.output_size, scale, sampling_ratio, aligned=aligned) for scale in scales]
-        elif pooler_type == "ROIPool":
-            poolers = [RoIPool(self.output_size, spatial_scale=scale) for scale in scales]
+        elif pooler_type in ("ROIPool", "ROIAlignRotated"):
+            raise not_included(f"POOLER_TYPE {pooler_type}")
         else:
             raise ValueError(f"Unknown pooler type: {pooler_type}; wanted ROIAlignV2, ROIAlign or ROIPool")
         self.level_poolers = nn.ModuleList(poolers)

@@ -1,42 +1,41 @@
-"""Data sets that are drawn from a seed at first use, into the cache folder, as PNG + COCO JSON."""
+"""Data sets that are drawn from a seed at first use and stored in the cache folder as PNG files and a COCO JSON."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-from ...files import build_folder, cache_dir
+from ...files import atomic_folder, cache_dir
 from ..coco_folder import coco_annotation
 
-# (seed, index) -> image, uint8 (H, W, 3) RGB or (H, W) grey; for each object its class index and its mask, bool (H, W)
+# (seed, index) -> image, uint8 (H, W, 3) RGB or (H, W) gray; per object its class index and its mask, bool (H, W)
 Draw = Callable[[int, int], tuple[np.ndarray, list[tuple[int, np.ndarray]]]]
 
 
 @dataclass(frozen=True)
 class SyntheticDataset:
-    """
-    An endless series of images per seed, and the splits that are cut from it.
+    """A series of images per seed, and the splits that are taken from it.
 
-    `draw(seed, index)` depends on its arguments only, so a longer split begins with the images of a shorter one:
-    `dataclasses.replace(WORMS, splits={"long": (WORMS.splits["train"][0], 20000)}).register()` makes `worms_long`.
+    ``draw(seed, index)`` depends only on its arguments, so a longer split starts with the images of a shorter one:
+    ``dataclasses.replace(WORMS, splits={"long": (WORMS.splits["train"][0], 20000)}).register()`` registers
+    ``worms_long``.
 
     Attributes:
-        name: of the set; "shapes" with a split "train" is registered as `shapes_train`.
-        version: part of the cache folder's name: raise it with every change to what is drawn, or old caches would be
-            taken for new ones.
+        name: of the data set; "shapes" with a split "train" is registered as ``shapes_train``.
+        version: part of the cache folder's name. Increase it with every change of the drawn images, so that
+            outdated caches are not used.
         classes: category names; the COCO ids are 1, 2, ... in this order.
-        colors: an RGB triple per class, for pictures.
-        splits: seed and number of images by split.
+        colors: one RGB triple per class, for pictures.
+        splits: (seed, number of images) per split.
         draw: draws one image.
     """
 
@@ -48,22 +47,24 @@ class SyntheticDataset:
     draw: Draw
 
     def folder(self, split: str, root: Path) -> Path:
-        """Where `split` lies below the cache folder `root`."""
+        """Return the folder of ``split`` below the cache folder ``root``."""
         return root / f"{self.name}_{split}_v{self.version}"
 
     def ensure(self, split: str, root: Path | None = None) -> tuple[str, str]:
-        """
-        Draws `split` into `root` (default: `cache_dir()`) unless it is there already.
+        """Draw ``split`` into ``root`` (default: ``cache_dir()``), unless it exists.
 
-        Returns: the paths of its COCO JSON and of its image folder.
-        Raises: InputError: `root` can't be written to.
+        Returns:
+            The paths of its COCO JSON and of its image folder.
+
+        Raises:
+            InputError: ``root`` is not writable.
         """
         folder = self.folder(split, root or cache_dir())
         if not folder.is_dir():
             logger = logging.getLogger(__name__)
             logger.info("Drawing %s_%s: %d images into %s", self.name, split, self.splits[split][1], folder)
             start = time.perf_counter()
-            with build_folder(folder) as work:
+            with atomic_folder(folder) as work:
                 self._write(split, work)
             logger.info("Drew %s_%s in %.1f s", self.name, split, time.perf_counter() - start)
         return str(folder / "instances.json"), str(folder / "images")
@@ -86,9 +87,10 @@ class SyntheticDataset:
         (folder / "instances.json").write_text(json.dumps(content))
 
     def register(self) -> None:
-        """
-        Enters all splits into the catalogs. Nothing is drawn before the first `DatasetCatalog.get` or `check_dataset`;
-        who reads `json_file` from the metadata (an evaluator built before any loader) calls `check_dataset` first.
+        """Register all splits in Detectron2's catalogs.
+
+        Images are drawn at the first ``DatasetCatalog.get`` or ``check_dataset``. Call ``check_dataset`` before you
+        read the ``json_file`` of the metadata, for example for an evaluator that is built before any loader.
         """
         root = cache_dir()
         for split in self.splits:

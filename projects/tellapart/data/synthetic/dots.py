@@ -1,19 +1,18 @@
-"""
-`dots_*` and `dots_jittered_*`: identical white dots on a regular grid over a black image, alone and slightly scattered.
+"""``dots_*`` and ``dots_jittered_*``: identical white dots on a black image, on a regular grid or with random offsets.
 
 The synthetic experiment of Novotny et al., "Semi-convolutional Operators for Instance Segmentation" (ECCV 2018,
-figure 3). Its layout is ours, since the paper gives no sizes. On the plain grid every dot sees the same pixels
-around it as its neighbours, as far as a receptive field does not reach the image's border, so nothing that is
-translation-invariant can tell them apart. Three choices see to that:
+figure 3). The paper gives no sizes, so they are our choice. On the regular grid the surroundings of all dots are equal
+within any receptive field that does not reach the image border, so a translation-invariant network cannot tell the dots
+apart:
 
-- Every dot is the same pixels, moved by whole pixels.
-- The pitch is a multiple of `STRIDE`, or dots would fall differently on the grid of a strided feature map, and differ
-  there; on maps of up to that stride (ResNet's `res2`, where the paper cuts its network) they don't.
-- The grid covers the whole image, and a dot that the border would cut is left out: a partial dot could be told by its
-  shape. What is left of the border is a black margin narrower than a pitch; padding betrays the border anyway.
+- All dots have the same pixels, shifted by whole pixels.
+- The pitch is a multiple of ``STRIDE``. Dots therefore have the same alignment with every feature map of up to that
+  stride, such as ResNet's ``res2``, after which the paper cuts its network.
+- The grid covers the whole image. A dot that the border would cut is left out, because its shape would identify it.
+  Only a black margin narrower than the pitch remains at the border.
 
-Pitch and phase change from image to image, so that places can't be learned by heart; no grid is in two splits. In the
-jittered series a dot lies a few pixels off its place, and its neighbourhood does tell it from others.
+Pitch and phase differ between images, so positions cannot be memorized, and no grid occurs in two splits. In the
+jittered series the dots are shifted by a few pixels, so their surroundings do differ.
 """
 
 from __future__ import annotations
@@ -26,30 +25,31 @@ import numpy as np
 from .dataset import SyntheticDataset
 
 SIZE = 128  # image height and width, pixels
-RADIUS = 5  # pixels: a dot is 11 wide and high
-STRIDE = 4  # pixels; see above
-PITCHES = (16, 20, 24)  # pixels from dot to dot: 4 to 8 rows and, drawn apart from them, columns
+RADIUS = 5  # pixels; a dot is 11 pixels wide and high
+STRIDE = 4  # pixels; the pitches are multiples of it
+PITCHES = (16, 20, 24)  # pixels between dots; drawn separately for rows and columns, 4 to 8 of each
 
 _WIDTH = 2 * RADIUS + 1
 DOT = cv2.circle(np.zeros((_WIDTH, _WIDTH), np.uint8), (RADIUS, RADIUS), RADIUS, 255, cv2.FILLED)
-"""uint8 (11, 11): the pixels of every dot, 0 and 255."""
+"""The pixels of every dot, 0 and 255, uint8 (11, 11)."""
 
 
 def draw_dots(seed: int, index: int, jittered: bool = False) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """
-    Image `index` of the endless series that `seed` stands for; it depends on nothing else. Seeds of different parity
-    have no grid in common.
+    """Draw one image. The result depends only on the arguments. An even and an odd seed never share a grid.
 
-    With `jittered`, each dot is moved by whole pixels, as far along either axis as leaves a black pixel between any
-    two: up to 2, 4 or 6 for the three pitches.
+    Args:
+        seed: of the series.
+        index: of the image in the series.
+        jittered: shift each dot by whole pixels, along each axis by at most 2, 4 or 6 for the three pitches. At least
+            one black pixel remains between two dots.
 
     Returns:
-        the image, uint8 (SIZE, SIZE) grey, 0 and 255, and for each dot class index 0 and its mask, bool (SIZE, SIZE),
-        row by row.
+        The image, uint8 (SIZE, SIZE) gray, 0 and 255, and per dot, row by row, class index 0 and its mask, bool
+        (SIZE, SIZE).
     """
     rng = np.random.default_rng([seed, index])
     while True:
-        pitch = rng.choice(PITCHES, 2)  # of rows and columns
+        pitch = rng.choice(PITCHES, 2)  # between rows, between columns
         phase = rng.integers(pitch)
         if (phase // STRIDE).sum() % 2 == seed % 2:
             break

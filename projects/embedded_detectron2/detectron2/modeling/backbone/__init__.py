@@ -4,4 +4,4 @@
 from .backbone import Backbone
 from .build import BACKBONE_REGISTRY, build_backbone
 from .fpn import FPN
-from .resnet import BasicStem, BottleneckBlock, ResNet, ResNetBlockBase, build_resnet_backbone, make_stage
+from .resnet import BasicStem, BottleneckBlock, ResNet, build_resnet_backbone

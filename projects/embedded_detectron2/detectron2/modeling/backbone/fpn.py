@@ -24,12 +24,11 @@ class FPN(Backbone):
         norm: for the convolutions, see ``get_norm``; "" for none (they have a bias then).
         top_block: makes ``top_block.num_levels`` coarser levels out of the map ``top_block.in_feature``.
         fuse_type: "sum" or "avg" of the lateral and the top-down map.
-        square_pad: the input is to be padded to a square of that many pixels; 0: not.
     """
 
     def __init__(
         self, bottom_up: Backbone, in_features: list[str], out_channels: int, norm="",
-        top_block: nn.Module | None = None, fuse_type: str = "sum", square_pad: int = 0,
+        top_block: nn.Module | None = None, fuse_type: str = "sum",
     ) -> None:  # fmt: skip
         super().__init__()
         if not in_features or fuse_type not in ("sum", "avg"):
@@ -51,7 +50,7 @@ class FPN(Backbone):
         self.top_block = top_block
         self.in_features = tuple(in_features)
         self.bottom_up = bottom_up
-        self._fuse_type, self._square_pad, self._size_divisibility = fuse_type, square_pad, strides[-1]
+        self._fuse_type, self._size_divisibility = fuse_type, strides[-1]
         if top_block is not None:
             levels += range(levels[-1] + 1, levels[-1] + 1 + top_block.num_levels)
         self._out_features = [f"p{level}" for level in levels]
@@ -62,11 +61,6 @@ class FPN(Backbone):
     def size_divisibility(self) -> int:
         """The coarsest input's stride."""
         return self._size_divisibility
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """The square to pad to, if any."""
-        return {"square_size": self._square_pad}
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images (N, C, H, W) to levels by name, fine to coarse."""

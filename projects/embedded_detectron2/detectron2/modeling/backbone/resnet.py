@@ -7,12 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from detectron2._missing import not_included
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
 
 from .backbone import Backbone
 from .build import BACKBONE_REGISTRY
-
-ResNetBlockBase = CNNBlockBase  # the name it had first
 
 _NUM_BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 
@@ -109,12 +108,12 @@ class ResNet(Backbone):
     ) -> None:  # fmt: skip
         super().__init__()
         self.stem = stem
-        self.num_classes = num_classes
+        if num_classes is not None:
+            raise not_included(f"ResNet with a classifier (num_classes={num_classes})")
         names = [f"res{i}" for i in range(2, len(stages) + 2)]
         if out_features is None:
-            out_features = [names[-1] if num_classes is None else "linear"]
-        if num_classes is None:
-            names = names[: max((names.index(f) + 1 for f in out_features if f in names), default=0)]
+            out_features = names[-1:]
+        names = names[: max((names.index(f) + 1 for f in out_features if f in names), default=0)]
         self.stage_names = tuple(names)
         stride, channels = stem.stride, stem.out_channels
         self._out_feature_strides, self._out_feature_channels = {"stem": stride}, {"stem": channels}
@@ -123,9 +122,6 @@ class ResNet(Backbone):
             for block in blocks:
                 stride, channels = stride * block.stride, block.out_channels
             self._out_feature_strides[name], self._out_feature_channels[name] = stride, channels
-        if num_classes is not None:
-            self.linear = nn.Linear(channels, num_classes)
-            nn.init.normal_(self.linear.weight, std=0.01)  # Goyal et al., 2017, sec. 5.1
         known = [name for name, _ in self.named_children()]
         if not out_features or not set(out_features) <= set(known):
             raise AssertionError(f"out_features {list(out_features)} must be some of {known}")
@@ -139,8 +135,6 @@ class ResNet(Backbone):
         outputs = {}
         for name in ("stem", *self.stage_names):
             x = outputs[name] = getattr(self, name)(x)
-        if "linear" in self._out_features:
-            outputs["linear"] = self.linear(x.mean(dim=(2, 3)))
         return {name: outputs[name] for name in self._out_features}
 
     def freeze(self, freeze_at: int = 0) -> ResNet:
@@ -173,25 +167,6 @@ class ResNet(Backbone):
             in_channels = out_channels
         return blocks
 
-    @staticmethod
-    def make_default_stages(depth: int, block_class: type[CNNBlockBase] | None = None, **kwargs):
-        """The four stages of a ResNet of depth 18, 34, 50, 101 or 152; ``kwargs`` go to ``make_stage``."""
-        expansion = 1 if depth < 50 else 4
-        block_class = block_class or (BasicBlock if depth < 50 else BottleneckBlock)
-        stages, in_channels = [], 64
-        for width, num_blocks in zip((64, 128, 256, 512), _NUM_BLOCKS[depth]):
-            extra = {} if depth < 50 else {"bottleneck_channels": width}
-            extra["stride_per_block"] = [1 if width == 64 else 2] + [1] * (num_blocks - 1)
-            shape = {"in_channels": in_channels, "out_channels": width * expansion}
-            stages.append(ResNet.make_stage(block_class, num_blocks, **shape, **extra, **kwargs))
-            in_channels = width * expansion
-        return stages
-
-
-def make_stage(*args, **kwargs) -> list[CNNBlockBase]:
-    """``ResNet.make_stage``."""
-    return ResNet.make_stage(*args, **kwargs)
-
 
 def make_stage_from_config(cfg, stage: int) -> list[CNNBlockBase]:
     """Stage ``res{stage}``, 2 to 5, as ``cfg.MODEL.RESNETS`` describes it.
@@ -205,7 +180,7 @@ def make_stage_from_config(cfg, stage: int) -> list[CNNBlockBase]:
     if depth not in _NUM_BLOCKS:
         raise KeyError(f"MODEL.RESNETS.DEPTH is {depth}, wanted one of {list(_NUM_BLOCKS)}")
     if any(options.DEFORM_ON_PER_STAGE):
-        raise NotImplementedError("MODEL.RESNETS.DEFORM_ON_PER_STAGE: only the real Detectron2 has such convolutions")
+        raise not_included("MODEL.RESNETS.DEFORM_ON_PER_STAGE True")
     if dilation not in (1, 2):
         raise AssertionError(f"MODEL.RESNETS.RES5_DILATION must be 1 or 2, got {dilation}")
     if depth < 50 and (options.RES2_OUT_CHANNELS, dilation, groups) != (64, 1, 1):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from detectron2._missing import not_included
 from detectron2.config import configurable
 from detectron2.layers import Linear, ShapeSpec, batched_nms, cat, cross_entropy
 from detectron2.structures import Boxes, Instances
@@ -120,7 +121,7 @@ class FastRCNNOutputLayers(nn.Module):
         """Arguments out of the config; NotImplementedError if it asks for the federated or the sigmoid loss."""
         options, heads = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS
         if options.USE_FED_LOSS or options.USE_SIGMOID_CE:
-            raise NotImplementedError("MODEL.ROI_BOX_HEAD USE_FED_LOSS, USE_SIGMOID_CE: only in the real Detectron2")
+            raise not_included("MODEL.ROI_BOX_HEAD.USE_FED_LOSS or USE_SIGMOID_CE True")
         return {
             "input_shape": input_shape,
             "box2box_transform": Box2BoxTransform(weights=options.BBOX_REG_WEIGHTS),
@@ -177,11 +178,6 @@ class FastRCNNOutputLayers(nn.Module):
         boxes, scores = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
         thresholds = (self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image)
         return fast_rcnn_inference(boxes, scores, [p.image_size for p in proposals], *thresholds)
-
-    def predict_boxes_for_gt_classes(self, predictions, proposals: list[Instances]) -> list[torch.Tensor]:
-        """Boxes (Ri, 4) of each image, for the true classes (``gt_classes``; the last one for background)."""
-        classes = [p.gt_classes.clamp(0, self.num_classes - 1) for p in proposals]
-        return [_of_class(boxes, c) for boxes, c in zip(self.predict_boxes(predictions, proposals), classes)]
 
     def predict_boxes(self, predictions, proposals: list[Instances]) -> list[torch.Tensor]:
         """Boxes (Ri, K * 4) or (Ri, 4) of each image, not clipped."""

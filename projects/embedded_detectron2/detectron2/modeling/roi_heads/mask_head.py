@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from detectron2._missing import not_included
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat
 from detectron2.structures import Instances
@@ -35,6 +36,8 @@ def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], v
         instances: one an image, B in all in the same order, with ``proposal_boxes``, ``gt_classes``, ``gt_masks``.
         vis_period: every how many iterations to put images of the masks into the event storage; 0: never.
     """
+    if vis_period > 0:
+        raise not_included("VIS_PERIOD > 0")
     size = pred_mask_logits.shape[2]
     if size != pred_mask_logits.shape[3]:
         raise AssertionError(f"Mask prediction must be square! Got {tuple(pred_mask_logits.shape)}.")
@@ -52,10 +55,6 @@ def mask_rcnn_loss(pred_mask_logits: torch.Tensor, instances: list[Instances], v
     storage.put_scalar("mask_rcnn/accuracy", 1 - wrong.sum().item() / wrong.numel())
     storage.put_scalar("mask_rcnn/false_positive", (wrong & ~positive).sum().item() / max(num_negative, 1.0))
     storage.put_scalar("mask_rcnn/false_negative", (wrong & positive).sum().item() / max(num_positive, 1.0))
-    if vis_period > 0 and storage.iter % vis_period == 0:
-        pairs = torch.cat([logits.detach().sigmoid(), positive.float()], dim=2)
-        for i, pair in enumerate(pairs):
-            storage.put_image(f"Left: mask prediction;   Right: mask GT ({i})", pair.expand(3, -1, -1))
     return F.binary_cross_entropy_with_logits(logits, gt_masks.float(), reduction="mean")
 
 

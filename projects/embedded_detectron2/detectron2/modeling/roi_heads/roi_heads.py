@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from detectron2._missing import not_included
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.structures import ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 
 from ..backbone.backbone import pick_shapes
-from ..backbone.resnet import make_stage_from_config
 from ..matcher import Matcher
 from ..poolers import ROIPooler
 from ..proposal_generator.proposal_utils import add_ground_truth_to_proposals
@@ -63,7 +63,7 @@ class ROIHeads(nn.Module):
     def from_config(cls, cfg) -> dict:
         """Arguments out of ``cfg.MODEL.ROI_HEADS``; NotImplementedError if the config asks for keypoints."""
         if cfg.MODEL.KEYPOINT_ON:
-            raise NotImplementedError("MODEL.KEYPOINT_ON: only the real Detectron2 has keypoint heads")
+            raise not_included("MODEL.KEYPOINT_ON True")
         options = cfg.MODEL.ROI_HEADS
         return {
             "batch_size_per_image": options.BATCH_SIZE_PER_IMAGE,
@@ -165,84 +165,11 @@ def _pooler_and_shapes(cfg, options, input_shape: dict[str, ShapeSpec]) -> tuple
 
 
 @ROI_HEADS_REGISTRY.register()
-class Res5ROIHeads(ROIHeads):
-    """The C4 variant: the last stage of a ResNet on each region, shared by box and mask predictors.
+class Res5ROIHeads(nn.Module):
+    """A name only, since it is the default of ``MODEL.ROI_HEADS.NAME``. Building it raises NotImplementedError."""
 
-    Args:
-        in_features: the one feature map to pool from.
-        pooler: region pooler.
-        res5: region to features, (M, C, S, S) to (M, C', S / 2, S / 2).
-        box_predictor: see ``FastRCNNOutputLayers``; gets the features' average.
-        mask_head: see ``BaseMaskRCNNHead``; gets the features. None for none.
-    """
-
-    @configurable
-    def __init__(
-        self, *, in_features: list[str], pooler: ROIPooler, res5: nn.Module, box_predictor: nn.Module,
-        mask_head: nn.Module | None = None, **kwargs,
-    ) -> None:  # fmt: skip
-        super().__init__(**kwargs)
-        self.in_features = in_features
-        self.pooler = pooler
-        self.res5 = res5
-        self.box_predictor = box_predictor
-        self.mask_on = mask_head is not None
-        if self.mask_on:
-            self.mask_head = mask_head
-
-    @classmethod
-    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Arguments out of ``cfg.MODEL``; the pooler is the box head's."""
-        names = cfg.MODEL.ROI_HEADS.IN_FEATURES
-        if len(names) != 1:
-            raise AssertionError(f"Res5ROIHeads pools from one feature map, MODEL.ROI_HEADS.IN_FEATURES is {names}")
-        pooler, region = _pooler_and_shapes(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
-        res5, channels = cls._build_res5_block(cfg)
-        predictor = FastRCNNOutputLayers(cfg, ShapeSpec(channels=channels, height=1, width=1))
-        parts = {"in_features": names, "pooler": pooler, "res5": res5, "box_predictor": predictor}
-        if cfg.MODEL.MASK_ON:
-            region = ShapeSpec(channels=channels, height=region.height, width=region.width)
-            parts["mask_head"] = build_mask_head(cfg, region)
-        return {**super().from_config(cfg), **parts}
-
-    @classmethod
-    def _build_res5_block(cls, cfg) -> tuple[nn.Sequential, int]:
-        """The stage and its output channels."""
-        blocks = make_stage_from_config(cfg, 5)
-        return nn.Sequential(*blocks), blocks[-1].out_channels
-
-    def _shared_roi_transform(self, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-        """Features of all regions, (M, C', S / 2, S / 2)."""
-        return self.res5(self.pooler(features, boxes))
-
-    def forward(
-        self, images: ImageList, features: dict[str, torch.Tensor], proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:  # fmt: skip
-        """See ``ROIHeads.forward``; no detections in training."""
-        proposals = self._training_proposals(proposals, targets)
-        boxes = [p.proposal_boxes for p in proposals]
-        box_features = self._shared_roi_transform([features[f] for f in self.in_features], boxes)
-        predictions = self.box_predictor(box_features.mean(dim=[2, 3]))
-        if not self.training:
-            detections, _ = self.box_predictor.inference(predictions, proposals)
-            return self.forward_with_given_boxes(features, detections), {}
-        losses = self.box_predictor.losses(predictions, proposals)
-        if self.mask_on:
-            proposals, masks = select_foreground_proposals(proposals, self.num_classes)
-            losses.update(self.mask_head(box_features[torch.cat(masks)], proposals))  # the box branch's features
-        return [], losses
-
-    def forward_with_given_boxes(
-        self, features: dict[str, torch.Tensor], instances: list[Instances]
-    ) -> list[Instances]:
-        """Add masks to instances that have ``pred_boxes`` and ``pred_classes``; not in training."""
-        if self.training:
-            raise AssertionError("forward_with_given_boxes is for inference")
-        if not self.mask_on:
-            return instances
-        boxes = [x.pred_boxes for x in instances]
-        return self.mask_head(self._shared_roi_transform([features[f] for f in self.in_features], boxes), instances)
+    def __init__(self, *args, **kwargs) -> None:
+        raise not_included("MODEL.ROI_HEADS.NAME Res5ROIHeads (the default)")
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -273,7 +200,8 @@ class StandardROIHeads(ROIHeads):
             self.mask_in_features = mask_in_features
             self.mask_pooler = mask_pooler
             self.mask_head = mask_head
-        self.train_on_pred_boxes = train_on_pred_boxes
+        if train_on_pred_boxes:
+            raise not_included("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES True")
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -321,22 +249,13 @@ class StandardROIHeads(ROIHeads):
         return self._forward_mask(features, instances)
 
     def _forward_box(self, features: dict[str, torch.Tensor], proposals: list[Instances]):
-        """Losses by name in training, detections otherwise.
-
-        With ``train_on_pred_boxes``, ``proposal_boxes`` of the proposals are replaced by the predicted boxes.
-        """
+        """Losses by name in training, detections otherwise."""
         boxes = [p.proposal_boxes for p in proposals]
         pooled = self.box_pooler([features[f] for f in self.box_in_features], boxes)
         predictions = self.box_predictor(self.box_head(pooled))
         if not self.training:
             return self.box_predictor.inference(predictions, proposals)[0]
-        losses = self.box_predictor.losses(predictions, proposals)
-        if self.train_on_pred_boxes:
-            with torch.no_grad():
-                boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
-            for image_proposals, image_boxes in zip(proposals, boxes):
-                image_proposals.proposal_boxes = Boxes(image_boxes)
-        return losses
+        return self.box_predictor.losses(predictions, proposals)
 
     def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]):
         """Losses by name in training, of the foreground among ``instances``; otherwise ``instances`` with masks."""

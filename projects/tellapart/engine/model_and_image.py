@@ -1,4 +1,4 @@
-"""What the tools that draw one image share: flags, the model with its weights, the image as the model takes it."""
+"""What the tools that draw one image share: their flags, the model with its weights, the image as a model input."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from detectron2.modeling import build_model
 from fvcore.transforms.transform import Transform
 from torch import nn
 
-from ..engine.checkpoint import Checkpointer
-from ..engine.config_checks import load_config
 from ..errors import InputError
+from .checkpoint import Checkpointer
+from .config_checks import load_config
 
 
-def one_image_parser(description: str, output: str) -> argparse.ArgumentParser:
-    """The flags of every such tool: config, image, output (``output`` if not given) and options."""
+def model_and_image_parser(description: str, default_output: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags of every such tool: config file, image, output file and config options."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--image", required=True, help="any picture that Pillow reads")
-    parser.add_argument("--output", default=output)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, MODEL.WEIGHTS at least")
+    parser.add_argument("--image", required=True, help="image file in a format that Pillow can read")
+    parser.add_argument("--output", default=default_output, help="PNG file (default: %(default)s)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, at least MODEL.WEIGHTS")
     return parser
 
 
-def load_one_image(
+def load_model_and_image(
     args: argparse.Namespace, check: Callable[[nn.Module, CfgNode], None]
 ) -> tuple[nn.Module, CfgNode, dict, Transform]:
-    """What ``one_image_parser``'s flags name.
+    """Load what the flags of ``model_and_image_parser`` name.
 
     Args:
-        args: parsed.
-        check: gets the model, before it has its weights, and the config; raises what is wrong with them.
+        args: parsed flags.
+        check: called with the model, before its weights are loaded, and the config; raises an error if the tool does
+            not support them.
 
     Returns:
-        The model in eval mode; the config; the image at the test size as the model takes it: ``image`` (3, H, W) in
-        the model's ``input_format``, ``file_name``; the transform from the file's pixels to those of ``image``.
+        The model in eval mode; the config; the model input: ``image`` (3, H, W) at test size in ``cfg.INPUT.FORMAT``
+        and ``file_name``; the transform from pixels of the file to pixels of ``image``.
 
     Raises:
-        InputError: a config, weights or an image that are missing, broken or do not fit.
+        InputError: the config, the weights or the image are missing, broken or do not fit.
     """
     cfg = load_config(args.config_file, args.opts)
     model = build_model(cfg)
@@ -59,5 +60,5 @@ def load_one_image(
 
 
 def class_names(cfg: CfgNode) -> list[str] | None:
-    """Of the first test set's categories; None where the config or the set names none."""
+    """Return the category names of the first test set, or None if the config names no test set or it has no names."""
     return MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes") if cfg.DATASETS.TEST else None
