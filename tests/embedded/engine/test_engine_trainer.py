@@ -317,6 +317,17 @@ def test_test(tmp_path):
     assert Without.test(cfg, model) == {"a": {}, "b": {}}
 
 
+def test_parts_of_default_trainer_can_be_replaced(tmp_path):
+    trainer = Trainer(toy_cfg(tmp_path / "out", MAX_ITER=2, STEPS=()))
+    model, loader = Toy(7), Endless(50)
+    before = model.fc.weight.detach().clone()
+    trainer.model, trainer.data_loader = model, loader
+    trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert trainer.model is model and trainer.data_loader is loader
+    trainer.train()
+    assert loader.iterators == 1 and not torch.equal(model.fc.weight, before)
+
+
 def test_unknown_hook_in_a_checkpoint(tmp_path):
     trainer, _ = run(toy_cfg(tmp_path / "out", MAX_ITER=2, STEPS=()), False)
     state = trainer.state_dict()

@@ -4,6 +4,7 @@ import math
 
 import tellapart  # noqa: F401
 
+import detectron2
 import numpy as np
 import pytest
 import torch
@@ -250,6 +251,19 @@ def test_box_losses_of_no_region_are_zero_with_gradient():
     assert losses["loss_cls"].item() == losses["loss_box_reg"].item() == 0.0
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in layers.parameters())
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_box_losses_of_no_images_are_zero_with_gradient(agnostic):
+    if not agnostic and "embedded_detectron2" not in detectron2.__file__:
+        pytest.skip("the real Detectron2 raises an IndexError")
+    layers = predictor(cls_agnostic_bbox_reg=agnostic)
+    with EventStorage() as storage:
+        losses = layers.losses(layers(torch.zeros(0, 6)), [])
+    assert losses["loss_cls"].item() == losses["loss_box_reg"].item() == 0.0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in layers.parameters())
+    assert not storage.latest()
 
 
 def test_detections_are_those_of_a_slow_search():

@@ -161,6 +161,14 @@ def test_pooler_takes_each_box_from_its_image_and_level():
     assert pooler(maps, [Boxes(torch.zeros(0, 4))] * 2).shape == (0, 3, 3, 3)
 
 
+@pytest.mark.parametrize("num_levels", [1, 2])
+def test_pooler_of_no_images(num_levels):
+    maps = [torch.zeros(0, 3, 8, 8), torch.zeros(0, 3, 4, 4)][:num_levels]
+    pooler = ROIPooler((5, 4), [1 / 4, 1 / 8][:num_levels], 0, "ROIAlignV2")
+    pooled = pooler(maps, [])
+    assert pooled.shape == (0, 3, 5, 4) and pooled.dtype == torch.float32
+
+
 @pytest.mark.parametrize(("kind", "shift"), [("ROIAlignV2", 0.5), ("ROIAlign", 0.0)])
 def test_roi_align_of_a_ramp_is_the_bin_centre(kind, shift):
     ramp = torch.arange(32.0).expand(1, 1, 32, 32).contiguous()
