@@ -2,18 +2,17 @@
 
 python tools/unreachable.py [--stand-in projects/embedded_detectron2/detectron2]
 
-Starts from the plug-in, train_net.py, tools/, datasets/, the Python snippets of README.md and docs/, and the names in
+Starts from the plug-in, train_net.py, tools/, datasets/, the Python snippets of the READMEs and docs/, and the names in
 the config files, and follows names through the stand-in's source. It reads source with ``ast`` and runs none of it.
 
 - A module-level name is reached when reached code refers to it, through any import or alias. Imports and ``__all__``
-  alone are no use.
-- A method is reached when its class is and any reached code takes an attribute of this name, of whatever object
-  (an over-estimate). Special methods, and methods that override one of a base class from another package, come
-  with their class.
+  alone do not count.
+- A method is reached when its class is reached and any reached code uses an attribute of this name, of any object.
+  Special methods, and methods that override one of a base class from another package, are reached with their class.
 - A class or function that is registered under its name (``@REGISTRY.register()``) is reached when a config file, the
-  default config or a string in the Python code names it. Those that only the default config names are listed apart.
+  default config or a string in the Python code has this name. Those that only the default config names are listed too.
 
-The tests are not a starting point: code that only its own test calls is unreachable.
+Tests are not a starting point: code that only a test calls is unreachable.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Definition:
 
     module: str
     name: str  # "function", "Class" or "Class.method"
-    nodes: list[ast.AST]  # the code that runs or may run once this is reached
+    nodes: list[ast.AST]  # the code that may run when this is reached
     lines: int
     registered: bool = False
     methods: dict[str, Definition] = field(default_factory=dict)
@@ -48,7 +47,7 @@ class Definition:
 
 @dataclass
 class Module:
-    """A parsed source file: what it defines, what its names stand for, and the statements that importing it runs."""
+    """A parsed source file: its definitions, its imports, and the statements that importing it runs."""
 
     name: str
     definitions: dict[str, Definition] = field(default_factory=dict)
@@ -69,12 +68,12 @@ def _is_registered(node: ast.AST) -> bool:
 def _class_definition(module: str, node: ast.ClassDef) -> Definition:
     functions = [n for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     own = [*node.decorator_list, *node.bases, *node.keywords, *(n for n in node.body if n not in functions)]
-    made = Definition(module, node.name, own, _size(node), _is_registered(node), bases=node.bases)
+    definition = Definition(module, node.name, own, _size(node), _is_registered(node), bases=node.bases)
     for function in functions:  # a property's getter and setter share one name
-        method = made.methods.setdefault(function.name, Definition(module, f"{node.name}.{function.name}", [], 0))
+        method = definition.methods.setdefault(function.name, Definition(module, f"{node.name}.{function.name}", [], 0))
         method.nodes.append(function)
         method.lines += _size(function)
-    return made
+    return definition
 
 
 def parse(name: str, source: str, is_package: bool = False) -> Module:
@@ -99,8 +98,8 @@ def parse(name: str, source: str, is_package: bool = False) -> Module:
         if isinstance(node, ast.ClassDef):
             module.definitions[node.name] = _class_definition(name, node)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            made = Definition(name, node.name, [node], _size(node), _is_registered(node))
-            module.definitions[node.name] = made
+            definition = Definition(name, node.name, [node], _size(node), _is_registered(node))
+            module.definitions[node.name] = definition
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
@@ -115,7 +114,7 @@ def parse(name: str, source: str, is_package: bool = False) -> Module:
 
 
 def _dotted(node: ast.AST) -> list[str] | None:
-    """["a", "b", "c"] for the expression ``a.b.c``; None for any other expression."""
+    """Return ["a", "b", "c"] for the expression ``a.b.c``, and None for other expressions."""
     attributes: list[str] = []
     while isinstance(node, ast.Attribute):
         attributes.append(node.attr)
@@ -136,7 +135,7 @@ class Reachability:
         self._waiting: list[tuple[Module, ast.AST]] = []
 
     def start(self, module: Module, nodes: Iterable[ast.AST]) -> None:
-        """Take all of a file outside the stand-in as reached."""
+        """Mark all names that a file outside the stand-in uses."""
         self._import_all(module)
         self._waiting += [(module, node) for node in nodes]
 
@@ -176,13 +175,11 @@ class Reachability:
             elif isinstance(child, ast.Constant) and isinstance(child.value, str):
                 if module.name != DEFAULTS:
                     self.strings.add(child.value)
-            elif isinstance(child, ast.Call) and isinstance(child.func, ast.Name):
-                if child.func.id in ("getattr", "hasattr", "setattr") and len(child.args) > 1:
-                    if isinstance(child.args[1], ast.Constant):
-                        self.attributes.add(str(child.args[1].value))
+            elif isinstance(child, ast.Call) and getattr(child.func, "id", None) in ("getattr", "hasattr", "setattr"):
+                self.attributes.update(str(a.value) for a in child.args[1:2] if isinstance(a, ast.Constant))
 
     def _resolve(self, module: Module, chain: list[str]) -> bool:
-        """Mark what ``chain`` stands for in ``module``; whether that is a module-level name of the stand-in."""
+        """Mark the definition of ``chain`` in ``module``, and return whether there is one."""
         head = chain[0]
         if head in module.definitions:
             self._mark(module.definitions[head])
@@ -226,7 +223,7 @@ class Reachability:
                     self._mark(method)
 
     def _overrides(self, definition: Definition, method: str) -> bool:
-        """Whether a base class from another package has this method, or is not known."""
+        """Return whether a base class from another package has this method, or is unknown."""
         module = self.modules[definition.module]
         for base in definition.bases:
             chain = _dotted(base)
@@ -252,12 +249,12 @@ class Reachability:
         return False
 
     def definitions(self) -> Iterator[Definition]:
-        """All module-level definitions of the stand-in."""
+        """Yield all module-level definitions of the stand-in."""
         for module in self.modules.values():
             yield from module.definitions.values()
 
     def unreached(self) -> list[Definition]:
-        """Definitions that nothing reaches; of an unreached class only the class itself."""
+        """Return the definitions that nothing reaches, without the methods of unreached classes."""
         missing = []
         for definition in self.definitions():
             if (definition.module, definition.name) not in self.reached:
@@ -267,12 +264,12 @@ class Reachability:
         return sorted(missing, key=lambda d: (d.module, d.nodes[0].lineno if d.nodes else 0))
 
     def only_by_default(self) -> list[Definition]:
-        """Registered definitions that only the default config names."""
+        """Return the registered definitions that only the default config names."""
         return [d for d in self.definitions() if d.registered and d.name in self.default_names - self.strings]
 
 
 def _external_has(dotted: str, method: str) -> bool:
-    """Whether a class of another package has an attribute ``method``; True where the class cannot be imported."""
+    """Return whether a class of another package has this method, or True if it cannot be imported."""
     owner, _, name = dotted.rpartition(".")
     try:
         return hasattr(getattr(importlib.import_module(owner), name), method)
@@ -292,12 +289,17 @@ def read_package(folder: Path) -> list[Module]:
 
 
 def snippets(markdown: str) -> list[str]:
-    """The Python code blocks of a Markdown text."""
+    """Return the Python code blocks of a Markdown text."""
     return re.findall(r"^```python\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
 
 
 def analyze(stand_in: Path, sources: Iterable[str], config_texts: Iterable[str]) -> Reachability:
-    """Follow everything from ``sources`` (Python code) and ``config_texts`` (YAML) through the package ``stand_in``.
+    """Follow names through a package.
+
+    Args:
+        stand_in: folder of the package.
+        sources: Python code that uses the package.
+        config_texts: YAML with names of registered classes and functions.
 
     Raises:
         SyntaxError: a source is not valid Python.
@@ -315,13 +317,14 @@ def analyze(stand_in: Path, sources: Iterable[str], config_texts: Iterable[str])
 
 
 def repository_sources() -> Iterator[str]:
-    """The Python code of this repository that may use the stand-in, tests apart."""
+    """Yield the Python code of this repository that may use the stand-in, without the tests."""
     files = [ROOT / "train_net.py", ROOT / "demo.py"]
-    files += [p for folder in ("projects/tellapart", "tools", "datasets") for p in sorted((ROOT / folder).rglob("*.py"))]
+    for folder in ("projects/tellapart", "tools", "datasets"):
+        files += sorted((ROOT / folder).rglob("*.py"))
     for path in files:
         if path.is_file():
             yield path.read_text(encoding="utf-8")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / "projects").rglob("README.md")]:
         yield from snippets(path.read_text(encoding="utf-8"))
 
 

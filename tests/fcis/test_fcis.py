@@ -18,7 +18,6 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from detectron2.utils.visualizer import Visualizer
 from made_images import annotated, batch, check_instances, losses_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -136,15 +135,24 @@ def test_all_scores_under_the_threshold():
         check_instances(result["instances"], (inputs["height"], inputs["width"]))
 
 
-def test_predictor_and_visualizer_read_the_instances(tmp_path):
-    """Detectron2's own consumers, on a picture of another size than the network's input."""
+def test_predictor_returns_the_instances(tmp_path):
+    """On an image of another size than the network's input."""
     torch.save({"model": model().state_dict()}, tmp_path / "model.pth")
     cfg = config(**{"MODEL.WEIGHTS": str(tmp_path / "model.pth"), "INPUT.MIN_SIZE_TEST": 64})
     picture = np.random.default_rng(0).integers(0, 255, (100, 130, 3), dtype=np.uint8)
     found = DefaultPredictor(cfg)(picture)["instances"]
     assert len(found) > 0
     check_instances(found, (100, 130))
-    drawn = Visualizer(picture[..., ::-1]).draw_instance_predictions(found[:3]).get_image()
+
+
+def test_visualizer_draws_the_instances():
+    visualizer = pytest.importorskip("detectron2.utils.visualizer", reason="only the real Detectron2 has a Visualizer")
+    picture = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+    image = torch.as_tensor(picture.transpose(2, 0, 1).copy())
+    with torch.no_grad():
+        found = model().eval()([{"image": image, "height": 64, "width": 80}])[0]["instances"]
+    assert len(found) > 0
+    drawn = visualizer.Visualizer(picture[..., ::-1]).draw_instance_predictions(found[:3]).get_image()
     assert drawn.shape == picture.shape and (drawn != picture[..., ::-1]).any()
 
 

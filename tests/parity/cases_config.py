@@ -1,4 +1,4 @@
-"""Cases on the default config and on what a config builds: names, shapes, what is trained."""
+"""Cases for configs and for the models that they build: parameter names, shapes, trained parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, list]:
 
 @case
 def case_default_config() -> dict:
-    """Every key, its type and its value; the text of the dump; a new config is a copy."""
+    """Every key with its type and value, the text of ``dump``, and that ``get_cfg`` returns a copy."""
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
@@ -29,7 +29,7 @@ def case_default_config() -> dict:
 
 @case
 def case_config_merging() -> dict:
-    """Base files, overrides, clones, and which errors wrong keys and types raise."""
+    """Base files, overrides, clones, and the errors for wrong keys and types."""
     import tempfile
     from pathlib import Path
 
@@ -81,7 +81,7 @@ def case_config_merging() -> dict:
 
 @case
 def case_configurable() -> dict:
-    """@configurable on a class and on a function: called with a config, with a config and more, without one."""
+    """@configurable on a class and a function, with and without a config and further arguments."""
     from detectron2.config import configurable, get_cfg
 
     class Thing:
@@ -110,7 +110,7 @@ def case_configurable() -> dict:
 
 
 def _parameters(model) -> dict[str, str]:
-    """name -> "shape dtype", with "trained" or "fixed" for parameters (nothing for buffers)."""
+    """Return "shape dtype" per name of the state dict, with "trained" or "fixed" for parameters."""
     trained = {name: " trained" if p.requires_grad else " fixed" for name, p in model.named_parameters()}
     return {
         name: f"{'x'.join(map(str, v.shape))} {str(v.dtype)[6:]}{trained.get(name, '')}"
@@ -153,7 +153,7 @@ def case_state_mask_rcnn_R_101_FPN() -> dict:
 
 @case
 def case_state_variants() -> dict:
-    """What the remaining switches of backbone and heads do to names and shapes (narrow models)."""
+    """Parameter names and shapes for other settings of backbone and heads (narrow models)."""
 
     def build(kind: str = "FPN", depth: int = 50, mask: bool = True, options: tuple = ()):
         cfg = rcnn_cfg(kind, depth, mask, narrow=True)
@@ -177,7 +177,7 @@ def case_state_variants() -> dict:
 
 @case
 def case_norms() -> dict:
-    """State names under each normalisation, in backbone, FPN, box head and mask head."""
+    """Parameter names with each normalization in backbone, FPN, box head and mask head."""
 
     def build(norm: str) -> dict:
         cfg = rcnn_cfg("FPN", 18, narrow=True)
@@ -191,7 +191,7 @@ def case_norms() -> dict:
 
 @case
 def case_freeze_at() -> dict:
-    """Which parameters each FREEZE_AT leaves trained, and which layers become FrozenBatchNorm2d."""
+    """Fixed parameters and FrozenBatchNorm2d layers for each FREEZE_AT."""
     from detectron2.modeling import build_backbone
 
     out = {}

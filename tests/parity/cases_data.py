@@ -1,4 +1,4 @@
-"""Cases on the way from COCO JSON to batches, and from predictions to AP, on the real images of tiny_coco."""
+"""Cases from COCO JSON to batches and from predictions to AP, on the images of tiny_coco."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .common import TINY_COCO, case, crc, made, rcnn_cfg, tiny_coco_json
 
 
 def _records(split: str = "train") -> list[dict]:
-    """tiny_coco loaded by Detectron2, registered once; quiet."""
+    """Register tiny_coco once and return its dataset dicts, without output."""
     from detectron2.data import DatasetCatalog
     from detectron2.data.datasets import register_coco_instances
 
@@ -48,7 +48,7 @@ def _summary(record: dict) -> list:
 
 @case(data=True)
 def case_coco_json() -> dict:
-    """What load_coco_json and registering give: records and metadata; filtered as training does."""
+    """Dataset dicts and metadata of a registered COCO file, also filtered as for training."""
     from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 
     records = _records()
@@ -67,7 +67,7 @@ def case_coco_json() -> dict:
 
 
 def _describe(sample: dict) -> dict:
-    """A mapped sample: checksum of the pixels, sizes, boxes, classes, mask areas."""
+    """Describe a mapped sample: checksum of the pixels, sizes, boxes, classes, mask areas."""
     out = {
         "keys": sorted(sample),
         "image": list(sample["image"].shape),
@@ -100,12 +100,12 @@ def _data_cfg(*options):
 
 @case(data=True)
 def case_mapper() -> dict:
-    """DatasetMapper from the config: polygons, bit masks with crowds as RLE, crops, flips, sizes, test time."""
+    """DatasetMapper from a config: polygons, bit masks with crowds as RLE, crops, flips, sizes, inference."""
     from detectron2.data import DatasetMapper
 
     records = {r["image_id"]: r for r in _records()}
-    chosen = [records[i] for i in (87038, 6818, 226111)]  # with a crowd; upright; without annotations
-    crop = ("INPUT.CROP.ENABLED", True, "MODEL.MASK_ON", False)  # with polygons, fvcore needs shapely to crop
+    chosen = [records[i] for i in (87038, 6818, 226111)]  # with a crowd, portrait format, without annotations
+    crop = ("INPUT.CROP.ENABLED", True, "MODEL.MASK_ON", False)  # fvcore needs shapely to crop polygons
     settings = {
         "polygon": (True, ()),
         "bitmask": (True, ("INPUT.MASK_FORMAT", "bitmask")),
@@ -131,7 +131,7 @@ def case_mapper() -> dict:
 
 @case(data=True)
 def case_bitmask_rle() -> dict:
-    """Annotations as compressed RLE through the mapper in bit mask format, also cropped: boxes from what is left."""
+    """Annotations as compressed RLE, mapped to bit masks, also cropped with recomputed boxes."""
     import pycocotools.mask as coco_mask
     from detectron2.data import DatasetMapper
 
@@ -152,7 +152,7 @@ def case_bitmask_rle() -> dict:
 
 @case(data=True)
 def case_augmentations() -> dict:
-    """Each augmentation of detectron2.data.transforms that this repository may use, seeded."""
+    """Each augmentation that configs can use, with a seed."""
     from detectron2.data import detection_utils as utils
     from detectron2.data import transforms as T
 
@@ -163,7 +163,6 @@ def case_augmentations() -> dict:
     points = made("augment/points", 20, 2, low=0, high=350).numpy().astype(np.float64)
     label = np.arange(image.shape[0] * image.shape[1], dtype=np.int64).reshape(image.shape[:2]) // 5000
     augmentations = {
-        "resize": T.Resize((90, 70)),
         "shortest": T.ResizeShortestEdge([90, 110], 140, "choice"),
         "shortest_range": T.ResizeShortestEdge((90, 110), 140, "range"),
         "flip": T.RandomFlip(prob=1.0),
@@ -200,7 +199,7 @@ def case_augmentations() -> dict:
 
 @case(data=True)
 def case_instance_utils() -> dict:
-    """Single steps of the mapper: transforming annotations, to instances, filtering, sizes that contradict."""
+    """Steps of the mapper: transforming annotations, converting them to instances, filtering, wrong sizes."""
     from detectron2.data import detection_utils as utils
     from detectron2.data import transforms as T
 
@@ -234,7 +233,7 @@ def case_instance_utils() -> dict:
 
 @case
 def case_samplers() -> dict:
-    """First indices of each sampler; the sampled epochs; grouping by aspect ratio."""
+    """The first indices of each sampler, and repeat factors."""
     from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 
     def first(sampler, n: int = 100) -> list[int]:
@@ -254,7 +253,7 @@ def case_samplers() -> dict:
 
 @case
 def case_loaders() -> dict:
-    """Batches of the train loader (grouped by aspect ratio or not, in order of the sampler) and the test loader."""
+    """Batches of the training loader, with and without grouping by aspect ratio, and of the test loader."""
     from detectron2.data import build_detection_test_loader, build_detection_train_loader
     from detectron2.data.samplers import TrainingSampler
 
@@ -277,7 +276,7 @@ def case_loaders() -> dict:
 
 
 def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
-    """COCOEvaluator on fixed predictions: the truth itself, or moved and with made scores, or nothing."""
+    """Run COCOEvaluator on the ground truth ("perfect"), on it moved ("jittered"), or on nothing."""
     from detectron2.evaluation import COCOEvaluator
     from detectron2.structures import Boxes, Instances, polygons_to_bitmask
 
@@ -317,7 +316,7 @@ def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
 
 @case(data=True)
 def case_coco_ap() -> dict:
-    """All summary numbers and the AP of each category."""
+    """All summary numbers, and AP per category."""
     name = "parity_tiny_coco_val"
     out = {kind: _evaluate(kind, name) for kind in ("perfect", "jittered", "empty")}
     out["boxes_only"] = _evaluate("jittered", name, tasks=("bbox",))

@@ -85,12 +85,13 @@ def case_instances() -> dict:
 
 @case
 def case_masks() -> dict:
-    from detectron2.structures import BitMasks, Boxes, PolygonMasks, ROIMasks, polygons_to_bitmask
+    from detectron2.layers import paste_masks_in_image
+    from detectron2.structures import BitMasks, PolygonMasks, polygons_to_bitmask
 
     polygons = PolygonMasks(_polygons())
     bits = BitMasks.from_polygon_masks(_polygons(), 60, 80)
     boxes = torch.cat([made_boxes("masks", 3, 60, 80, 8), torch.tensor([SQUARE, [50.0, 30.0, 90.0, 70.0]])])
-    pasted = ROIMasks(made("masks/roi", 5, 28, 28, low=0, high=1)).to_bitmasks(Boxes(boxes), 60, 80)
+    pasted = paste_masks_in_image(made("masks/roi", 5, 28, 28, low=0, high=1), boxes, (60, 80), threshold=0.5)
     return {
         "polygon_boxes": polygons.get_bounding_boxes().tensor,
         "polygon_area": polygons.area(),
@@ -104,7 +105,7 @@ def case_masks() -> dict:
         "bit_nonempty": bits.nonempty(),
         "bit_crops": bits.crop_and_resize(boxes, 14),
         "bit_cat": list(BitMasks.cat([bits, bits[2]]).tensor.shape),
-        "roi_masks": pasted.tensor,
+        "roi_masks": pasted,
     }
 
 

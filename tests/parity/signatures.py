@@ -1,4 +1,4 @@
-"""Recording what the real Detectron2's public API looks like from outside: names, and how they are called."""
+"""Record the public API of the real Detectron2: its names and their signatures."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ PACKAGES = (
     "engine",
     "evaluation",
     "layers",
+    "model_zoo",
     "modeling",
     "solver",
     "structures",
@@ -27,7 +28,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def modules() -> list[str]:
-    """Names of the modules of the running detectron2 that can be imported, sorted."""
+    """Return the sorted names of the modules of the running detectron2 that can be imported."""
     names = ["detectron2"]
     for package in PACKAGES:
         top = f"detectron2.{package}"
@@ -37,17 +38,17 @@ def modules() -> list[str]:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:  # optional dependencies of the real one's corners (datasets' APIs, caffe2)
-            print(f"left out {name}: {type(error).__name__}: {error}")
+        except Exception as error:  # some modules of the real one have optional dependencies
+            print(f"not recorded: {name}: {type(error).__name__}: {error}")
             continue
         out.append(name)
     return sorted(out)
 
 
 def signature_of(function: Callable) -> list[list]:
-    """[name, kind, has a default, the default's repr if plain] per parameter, without ``self`` or ``cls``.
+    """Return [name, kind, has a default, repr of a plain default] per parameter.
 
-    A ``@configurable`` constructor shows the explicit arguments, whatever it is wrapped in.
+    ``self`` and ``cls`` are left out. For a ``@configurable`` constructor these are the explicit arguments.
     """
     function = inspect.unwrap(getattr(function, "__func__", function))
     out = []
@@ -65,7 +66,10 @@ def _ours(thing: Any) -> bool:
 
 
 def describe(thing: Any) -> dict:
-    """Kind of a public thing, its signature, for a class its public methods, attributes and foreign bases."""
+    """Return the kind of an object, its signature and, for a class, its public members.
+
+    "bases" are the base classes from other packages.
+    """
     if isinstance(thing, type):
         owners = [c for c in thing.__mro__ if _ours(c)]
         members: dict[str, Any] = {}
@@ -91,7 +95,7 @@ def describe(thing: Any) -> dict:
 
 
 def public_names(module: str) -> dict[str, Any]:
-    """Public names of a module that are detectron2's own (or plain module-level constants and objects)."""
+    """Return the public names of a module and their values, without modules of other packages."""
     found = importlib.import_module(module)
     out = {}
     for name, thing in sorted(vars(found).items()):
@@ -106,7 +110,7 @@ def public_names(module: str) -> dict[str, Any]:
 
 
 def identity(thing: Any, module: str, name: str) -> str:
-    """Where a class or function is defined; for anything else the place where it was found."""
+    """Return the dotted name where an object is defined, or where it was found if that is unknown."""
     if (isinstance(thing, type) or inspect.isfunction(thing)) and _ours(thing):
         return f"{thing.__module__}.{thing.__qualname__}"
     if inspect.ismodule(thing):
@@ -115,10 +119,9 @@ def identity(thing: Any, module: str, name: str) -> str:
 
 
 def record() -> dict:
-    """What is recorded of the running detectron2.
+    """Return the record of the running detectron2.
 
-    {"exports": {module: {name: identity}}, "things": {identity: description}, "private": {module: [name]}}; of private
-    names only that they exist.
+    It is {"exports": {module: {name: identity}}, "things": {identity: description}, "private": {module: [name]}}.
     """
     private: dict[str, list[str]] = {}
     exports: dict[str, dict[str, str]] = {}

@@ -1,4 +1,4 @@
-"""Every name this repository takes from ``detectron2`` exists, here and in the real one, and is called alike."""
+"""The names of ``detectron2`` that this repository uses exist, and signatures are the same."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .usage import python_files, used_names
 GOLDEN = json.loads(SIGNATURES.read_text())
 EXPORTS, THINGS, PRIVATE = GOLDEN["exports"], GOLDEN["things"], GOLDEN["private"]
 
-# Parameters of the real one that the embedded one leaves out, and why. "Owner.method" or "function": {parameter: why}.
-NO_KEYPOINTS = "keypoints are not in the embedded one"
-NO_PROPOSAL_FILES = "proposals read from files are not in the embedded one"
-NO_FED_LOSS = "for LVIS's federated loss only"
+# Parameters of the real one that the embedded one does not have: {"Class.method" or "function": {parameter: why}}.
+NO_KEYPOINTS = "keypoints are not included"
+NO_PROPOSAL_FILES = "proposals from files are not included"
+NO_FED_LOSS = "LVIS's federated loss is not included"
 OMITTED: dict[str, dict[str, str]] = {
     "DatasetMapper.__init__": {
         "use_keypoint": NO_KEYPOINTS,
@@ -32,13 +32,9 @@ OMITTED: dict[str, dict[str, str]] = {
     "get_detection_dataset_dicts": {"min_keypoints": NO_KEYPOINTS, "proposal_files": NO_PROPOSAL_FILES},
     "transform_instance_annotations": {"keypoint_hflip_indices": NO_KEYPOINTS},
     "COCOEvaluator.__init__": {"kpt_oks_sigmas": NO_KEYPOINTS},
-    "Visualizer.overlay_instances": {"keypoints": NO_KEYPOINTS},
-    "Visualizer.draw_box": {"line_style": "nothing here draws dashed boxes"},
-    "Visualizer.draw_text": {"rotation": "for rotated boxes only"},
-    "Visualizer.draw_instance_predictions": {"jittering": "colours are told apart without"},
-    "FPN.__init__": {"square_pad": "for ViTDet's backbone only"},
-    "AMPTrainer.__init__": {"async_write_metrics": "metrics are written in the training thread"},
-    "SimpleTrainer.__init__": {"async_write_metrics": "metrics are written in the training thread"},
+    "FPN.__init__": {"square_pad": "the backbone of ViTDet is not included"},
+    "AMPTrainer.__init__": {"async_write_metrics": "metrics are always written in the main thread"},
+    "SimpleTrainer.__init__": {"async_write_metrics": "metrics are always written in the main thread"},
     "FastRCNNOutputLayers.__init__": {
         "use_fed_loss": NO_FED_LOSS,
         "use_sigmoid_ce": NO_FED_LOSS,
@@ -47,17 +43,17 @@ OMITTED: dict[str, dict[str, str]] = {
     },
 }
 
-# Where the embedded one is meant to differ: {"Owner.method": {parameter: why}}.
+# Parameters that differ on purpose: {"Class.method": {parameter: why}}.
 DIFFERENT: dict[str, dict[str, str]] = {
-    "CfgNode.merge_from_file": {"allow_unsafe": "False here: a config file can't run code"},
-    "Backbone.forward": {"x": "the real one's abstract method names no input; every backbone has one"},
+    "CfgNode.merge_from_file": {"allow_unsafe": "False here, so that a config file cannot run code"},
+    "Backbone.forward": {"x": "the abstract method of the real one has no input, but every backbone has one"},
 }
 
 POSITIONAL = ("POSITIONAL_ONLY", "POSITIONAL_OR_KEYWORD")
 
 
 def used() -> dict[str, str]:
-    """{dotted name: "file:line" of one use}."""
+    """Return the used names: {dotted name: "file:line" of one use}."""
     out: dict[str, str] = {}
     for path in python_files(ROOT):
         for name, line in used_names(path.read_text(encoding="utf-8"), str(path)).items():
@@ -69,7 +65,7 @@ USED = used()
 
 
 def resolve(name: str) -> Any:
-    """The thing behind a dotted name; AttributeError or ImportError where there is none."""
+    """Return the object of a dotted name; AttributeError or ImportError if it does not exist."""
     parts = name.split(".")
     thing = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], 2):
@@ -80,7 +76,10 @@ def resolve(name: str) -> Any:
 
 
 def recorded(name: str) -> str | None:
-    """None where the real one has this name, else what is missing; attributes of instances are taken on trust."""
+    """Return None if the real one has this name, and otherwise what is missing.
+
+    Attributes of instances are not checked.
+    """
     parts = name.split(".")
     module, rest = parts[0], parts[1:]
     while rest:
@@ -106,13 +105,13 @@ def recorded(name: str) -> str | None:
     return None
 
 
-def test_something_is_used() -> None:
+def test_used_names_are_found() -> None:
     assert {"detectron2.config.get_cfg", "detectron2.structures.BoxMode.XYWH_ABS"} <= set(USED)
 
 
 @pytest.mark.parametrize("name", sorted(USED))
 def test_used_name_exists(name: str) -> None:
-    """In the Detectron2 that runs, and in the real one as recorded."""
+    """In the running Detectron2, and in the record of the real one."""
     try:
         resolve(name)
     except (AttributeError, ImportError) as error:
@@ -145,52 +144,61 @@ def test_used_names_follows_aliases() -> None:
 
 
 def running_modules() -> list[str]:
-    """The modules of the running Detectron2 that the record knows, or, if it is the embedded one, all of its own."""
+    """Return the modules to compare: all of the embedded one, or the recorded ones of the real one."""
     found = [m.name for m in pkgutil.walk_packages(detectron2.__path__, "detectron2.")]
-    return sorted(found if is_embedded() else [m for m in found if m in EXPORTS])
+    public = [name for name in found if not name.rpartition(".")[2].startswith("_")]
+    return sorted(public if is_embedded() else [name for name in public if name in EXPORTS])
 
 
-def signature_problems(where: str, got: list[list], want: list[list]) -> list[str]:
-    """Why a call that suits ``got``'s parameters might not suit ``want``'s, or the other way round."""
+def signature_problems(where: str, got: list[list], expected: list[list]) -> list[str]:
+    """Return the reasons why calls that fit one signature might not fit the other.
+
+    Args:
+        where: "Class.method" or "function".
+        got: parameters in the running Detectron2, see ``signatures.signature_of``.
+        expected: parameters in the real one.
+    """
     omitted = OMITTED.get(where, {}) if is_embedded() else {}
     different = DIFFERENT.get(where, {}) if is_embedded() else {}
     problems = []
-    got_names, want_names = [p[0] for p in got], [p[0] for p in want]
-    takes_any = {p[1] for p in want} & {"VAR_KEYWORD"}
+    got_names, expected_names = [p[0] for p in got], [p[0] for p in expected]
+    takes_any = {p[1] for p in expected} & {"VAR_KEYWORD"}
     for name, kind, _, _ in got:
-        if name not in want_names and name not in different and not kind.startswith("VAR_") and not takes_any:
-            problems.append(f"{where}: {name} is unknown to the real one, which takes {want_names}")
-    common = [n for n in got_names if n in want_names]
-    if common != [n for n in want_names if n in got_names]:
-        problems.append(f"{where}: order {got_names}, the real one's {want_names}")
+        if name not in expected_names and name not in different and not kind.startswith("VAR_") and not takes_any:
+            problems.append(f"{where}: {name} is not in the real one, which has {expected_names}")
+    common = [n for n in got_names if n in expected_names]
+    if common != [n for n in expected_names if n in got_names]:
+        problems.append(f"{where}: order {got_names}, expected {expected_names}")
     by_name = {p[0]: p for p in got}
-    positional = [n for n, kind, _, _ in want if kind in POSITIONAL and n not in omitted]
-    mine = [n for n, kind, _, _ in got if kind in POSITIONAL and n not in different]
-    if mine[: len(positional)] != positional[: len(mine)] and not any(p[1] == "VAR_POSITIONAL" for p in got):
-        problems.append(f"{where}: positions {mine}, the real one's {positional}")
-    for name, kind, has_default, default in want:
+    positional = [n for n, kind, _, _ in expected if kind in POSITIONAL and n not in omitted]
+    got_positional = [n for n, kind, _, _ in got if kind in POSITIONAL and n not in different]
+    length = min(len(got_positional), len(positional))
+    if got_positional[:length] != positional[:length] and not any(p[1] == "VAR_POSITIONAL" for p in got):
+        problems.append(f"{where}: positional arguments {got_positional}, expected {positional}")
+    for name, kind, has_default, default in expected:
         if name not in by_name:
             swallowed = any(p[1] == "VAR_KEYWORD" for p in got) or kind.startswith("VAR_")
             if name not in omitted and not swallowed:
-                problems.append(f"{where}: {name} is missing and not in the table of omissions")
+                problems.append(f"{where}: {name} is missing and not in OMITTED")
             continue
-        _, my_kind, my_has, my_default = by_name[name]
+        _, got_kind, got_has_default, got_default = by_name[name]
         if name in omitted:
-            problems.append(f"{where}: {name} is there, but in the table of omissions")
-        if my_has != has_default:
-            problems.append(f"{where}: {name} is {'optional' if my_has else 'required'}, unlike the real one's")
-        after_omitted = omitted.keys() & set(want_names[: want_names.index(name)])  # its position would be another
-        if kind == "POSITIONAL_OR_KEYWORD" and my_kind == "KEYWORD_ONLY" and not after_omitted:
-            problems.append(f"{where}: {name} is keyword-only, the real one's is not")
-        if my_kind == "POSITIONAL_OR_KEYWORD" and kind == "KEYWORD_ONLY":
-            problems.append(f"{where}: {name} is keyword-only in the real one, not here")
-        if default != my_default and None not in (default, my_default) and name not in different:
-            problems.append(f"{where}: {name}={my_default}, the real one's default is {default}")
+            problems.append(f"{where}: {name} exists, but is in OMITTED")
+        if got_has_default != has_default:
+            now = "optional" if got_has_default else "required"
+            problems.append(f"{where}: {name} is {now}, unlike in the real one")
+        after_omitted = omitted.keys() & set(expected_names[: expected_names.index(name)])  # it has another position
+        if kind == "POSITIONAL_OR_KEYWORD" and got_kind == "KEYWORD_ONLY" and not after_omitted:
+            problems.append(f"{where}: {name} is keyword-only, unlike in the real one")
+        if got_kind == "POSITIONAL_OR_KEYWORD" and kind == "KEYWORD_ONLY":
+            problems.append(f"{where}: {name} is not keyword-only, unlike in the real one")
+        if default != got_default and None not in (default, got_default) and name not in different:
+            problems.append(f"{where}: {name}={got_default}, expected {default}")
     return problems
 
 
 def module_problems(module: str) -> list[str]:
-    """Differences between a running module's public names that the real one has too and the record of those."""
+    """Return the differences between the public names of a running module and their record."""
     if module not in EXPORTS:
         return [f"the real Detectron2 has no module {module}"]
     problems = []
@@ -200,16 +208,16 @@ def module_problems(module: str) -> list[str]:
         if not key or key not in THINGS or not own or inspect.ismodule(thing):
             continue
         if identity(thing, module, name).rsplit(".", 1)[0] != module and module.count(".") > 1:
-            continue  # imported from elsewhere: compared there
-        want, got = THINGS[key], describe(thing)
-        if want["kind"] != got["kind"]:
-            problems.append(f"{module}.{name} is a {got['kind']}, in the real one a {want['kind']}")
-        elif want["kind"] == "function":
-            problems += signature_problems(name, got["signature"], want["signature"])
-        elif want["kind"] == "class":
+            continue  # compared in the module that defines it
+        expected, got = THINGS[key], describe(thing)
+        if expected["kind"] != got["kind"]:
+            problems.append(f"{module}.{name} is a {got['kind']}, expected a {expected['kind']}")
+        elif expected["kind"] == "function":
+            problems += signature_problems(name, got["signature"], expected["signature"])
+        elif expected["kind"] == "class":
             for method, signature in got["methods"].items():
-                if method in want["methods"]:
-                    problems += signature_problems(f"{name}.{method}", signature, want["methods"][method])
+                if method in expected["methods"]:
+                    problems += signature_problems(f"{name}.{method}", signature, expected["methods"][method])
     return problems
 
 
@@ -219,25 +227,25 @@ def test_signatures(module: str) -> None:
     assert not problems, "\n".join(problems)
 
 
-def test_signature_problems_are_seen() -> None:
+def test_signature_problems_are_found() -> None:
     def parameter(name: str, default: bool = False, kind: str = "POSITIONAL_OR_KEYWORD", value: str | None = None):
         return [name, kind, default, value]
 
-    want = [parameter("a"), parameter("b", True, value="1"), parameter("c", True, "KEYWORD_ONLY", "2")]
-    assert not signature_problems("f", want, want)
+    expected = [parameter("a"), parameter("b", True, value="1"), parameter("c", True, "KEYWORD_ONLY", "2")]
+    assert not signature_problems("f", expected, expected)
     for got in (
-        want[:2],
-        [want[1], want[0], want[2]],
-        [parameter("x"), *want[1:]],
-        [parameter("a", True), *want[1:]],
-        [want[0], parameter("b", True, value="3"), want[2]],
-        [want[0], parameter("b", True, "KEYWORD_ONLY", "1"), want[2]],
-        [*want[:2], parameter("c", True, value="2")],
+        expected[:2],
+        [expected[1], expected[0], expected[2]],
+        [parameter("x"), *expected[1:]],
+        [parameter("a", True), *expected[1:]],
+        [expected[0], parameter("b", True, value="3"), expected[2]],
+        [expected[0], parameter("b", True, "KEYWORD_ONLY", "1"), expected[2]],
+        [*expected[:2], parameter("c", True, value="2")],
     ):
-        assert signature_problems("f", got, want), got
+        assert signature_problems("f", got, expected), got
 
 
-def test_table_of_omissions_names_real_parameters() -> None:
+def test_omitted_parameters_exist_in_the_real_one() -> None:
     known: dict[str, set[str]] = {}
     for key, thing in THINGS.items():
         name = key.rsplit(".", 1)[-1]

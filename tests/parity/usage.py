@@ -1,4 +1,4 @@
-"""Which names of ``detectron2`` a Python file uses: what it imports, and which attributes it takes of that."""
+"""Find the names of ``detectron2`` that a Python file uses: its imports and their attributes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ SKIPPED_FOLDERS = {".venv", ".git", "output", "build", "dist", "embedded_detectr
 
 
 def python_files(root: Path) -> Iterator[Path]:
-    """Every .py file of the repository outside the embedded Detectron2 and generated folders."""
+    """Yield every .py file of the repository, without the embedded Detectron2 and generated folders."""
     for path in sorted(root.rglob("*.py")):
         if not SKIPPED_FOLDERS & set(path.relative_to(root).parts):
             yield path
 
 
 def used_names(source: str, file: str = "<string>") -> dict[str, int]:
-    """{dotted name below detectron2: line of its first use}, as ``detectron2.utils.comm.get_rank``.
+    """Return the used names of detectron2: {dotted name: line of its first use}.
 
-    Follows imports under any alias and chains of attributes on them (``T.Resize``, ``BoxMode.XYXY_ABS``); a name that
-    the file also binds in another way is followed no further than its import.
+    A name is for example "detectron2.utils.comm.get_rank".
+    Imports under any alias are followed, and attributes of what they import (``BoxMode.XYXY_ABS``). If the file also
+    assigns to an imported name, only the import is returned.
     """
     tree = ast.parse(source, file)
     bound: dict[str, str] = {}

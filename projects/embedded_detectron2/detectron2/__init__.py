@@ -1,4 +1,4 @@
-"""The embedded Detectron2: the part of Detectron2's public API that this repository uses. See README.md beside it.
+"""The embedded Detectron2: the part of Detectron2's API that this repository uses (see its README.md).
 
 It stands in where no other ``detectron2`` is installed. ``tests/parity`` checks that its parameter names, numbers and
 file formats are those of the real one.

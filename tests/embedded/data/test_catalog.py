@@ -1,4 +1,4 @@
-"""Catalogs: what they hold and what they refuse."""
+"""The catalogs of datasets and of metadata, and the registered COCO datasets."""
 
 import uuid
 
@@ -11,7 +11,7 @@ from detectron2.data.detection_utils import check_metadata_consistency
 
 @pytest.fixture
 def name():
-    """A dataset name that nobody has used."""
+    """A dataset name that is not registered."""
     return f"catalog_{uuid.uuid4().hex}"
 
 
@@ -25,12 +25,12 @@ def test_registered_function_is_called_each_time(name):
     assert name not in DatasetCatalog.list()
 
 
-def test_unknown_dataset_lists_the_known(name):
+def test_error_for_unknown_dataset_lists_the_known_ones(name):
     with pytest.raises(KeyError, match=f"{name}' is not registered.*coco_2017_train"):
         DatasetCatalog.get(name)
 
 
-def test_name_is_taken_once_and_wants_a_function(name):
+def test_register_needs_a_new_name_and_a_function(name):
     DatasetCatalog.register(name, list)
     with pytest.raises(AssertionError, match="already registered"):
         DatasetCatalog.register(name, list)
@@ -38,14 +38,14 @@ def test_name_is_taken_once_and_wants_a_function(name):
         DatasetCatalog.register(name + "x", [])
 
 
-def test_metadata_is_one_object_whose_attributes_are_set_once(name):
+def test_attributes_of_metadata_are_set_once(name):
     meta = MetadataCatalog.get(name)
     assert meta is MetadataCatalog.get(name)
     meta.set(thing_classes=["a"], extra=3)
     meta.thing_classes = ["a"]
     with pytest.raises(AssertionError, match=f"'thing_classes' in the metadata of '{name}' cannot be set"):
         meta.thing_classes = ["b"]
-    assert meta.as_dict() == {"name": name, "thing_classes": ["a"], "extra": 3}
+    assert (meta.name, meta.thing_classes, meta.extra) == (name, ["a"], 3)
     assert meta.get("nothing", 7) == 7
     with pytest.raises(AttributeError, match=f"'nothing' does not exist in the metadata of dataset '{name}'.*extra"):
         meta.nothing  # noqa: B018
@@ -62,7 +62,7 @@ def test_metadata_consistency(name):
         check_metadata_consistency("thing_classes", [name])
 
 
-def test_builtin_coco():
+def test_registered_coco_datasets():
     meta = MetadataCatalog.get("coco_2017_val_100")
     assert meta.json_file.endswith("coco/annotations/instances_val2017_100.json")
     assert meta.image_root.endswith("coco/val2017")

@@ -1,4 +1,4 @@
-"""COCO files: what loading makes of them, what it refuses, and writing them again."""
+"""Reading, registering and writing COCO files."""
 
 import json
 import uuid
@@ -24,7 +24,7 @@ def name():
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a COCO file of one annotation, with changes."""
+    """A function that writes a COCO file with one annotation and the given changes."""
 
     def write(annotation=None, annotations=None, **top):
         base = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1.0, 2.0, 3.0, 4.0], "area": 6.0, "iscrowd": 0}
@@ -45,7 +45,7 @@ def write(tmp_path):
     return write
 
 
-def test_records_and_metadata(write, name):
+def test_dataset_dicts_and_metadata(write, name):
     first, second = load_coco_json(write(), "root", name)
     assert first == {
         "file_name": "root/sub/a.png",
@@ -68,7 +68,7 @@ def test_records_and_metadata(write, name):
     assert meta.thing_dataset_id_to_contiguous_id == {1: 0, 3: 1}
 
 
-def test_without_a_name_ids_stay(write):
+def test_category_ids_are_kept_without_a_dataset_name(write):
     records = load_coco_json(write({"track": 4}), "root", extra_annotation_keys=["track"])
     assert records[0]["annotations"][0]["category_id"] == 3
     assert records[0]["annotations"][0]["track"] == 4
@@ -81,7 +81,7 @@ def test_uncompressed_rle_is_compressed(write):
     assert np.flatnonzero(mask_util.decode(annotation["segmentation"]).T.ravel()).tolist() == [5, 6, 7, 8, 9]
 
 
-def test_polygons_without_area_are_dropped(write):
+def test_polygons_with_less_than_three_corners_are_removed(write):
     line = [1.0, 2.0, 3.0, 4.0]
     annotation = load_coco_json(write({"segmentation": [line, TRIANGLE]}), "r")[0]["annotations"][0]
     assert annotation["segmentation"] == [TRIANGLE]
@@ -89,7 +89,7 @@ def test_polygons_without_area_are_dropped(write):
     assert "segmentation" not in load_coco_json(write({"segmentation": []}), "r")[0]["annotations"][0]
 
 
-def test_bad_files(write, name, tmp_path):
+def test_invalid_files_are_refused(write, name, tmp_path):
     with pytest.raises(KeyError, match="category_id=9"):
         load_coco_json(write({"category_id": 9}), "r", name)
     with pytest.raises(ValueError, match="image 5 contains empty 'bbox'"):
@@ -97,14 +97,14 @@ def test_bad_files(write, name, tmp_path):
     base = json.loads(Path(write()).read_text())["annotations"][0]
     with pytest.raises(AssertionError, match="not unique"):
         load_coco_json(write(annotations=[base, base]), "r")
-    with pytest.raises(ValueError):  # json.JSONDecodeError is one
+    with pytest.raises(ValueError):  # json.JSONDecodeError is a ValueError
         (tmp_path / "broken.json").write_text("{")
         load_coco_json(str(tmp_path / "broken.json"), "r")
     with pytest.raises(FileNotFoundError, match="missing.json"):
         load_coco_json(str(tmp_path / "missing.json"), "r")
 
 
-def test_register(write, name):
+def test_register_coco_instances(write, name):
     path = write()
     register_coco_instances(name, {"thing_colors": [[1, 2, 3], [4, 5, 6]]}, path, "root")
     meta = MetadataCatalog.get(name)
@@ -113,7 +113,7 @@ def test_register(write, name):
     assert meta.thing_classes == ["disc", "worm"]
 
 
-def test_writing_and_reading_again(write, name, tmp_path):
+def test_written_file_is_read_back(write, name, tmp_path):
     mask = np.zeros((10, 20), np.uint8)
     mask[3:7, 5:9] = 1
     rle = mask_util.encode(np.asfortranarray(mask))
@@ -142,4 +142,4 @@ def test_writing_and_reading_again(write, name, tmp_path):
     assert len(json.loads(path.read_text())["annotations"]) == 3  # cached
     convert_to_coco_json(name, str(path), allow_cached=False)
     assert not json.loads(path.read_text()).get("annotations")
-    assert {p.suffix for p in path.parent.iterdir()} <= {".json", ".lock"}  # nothing half-written left
+    assert {p.suffix for p in path.parent.iterdir()} <= {".json", ".lock"}  # no temporary file is left

@@ -1,6 +1,7 @@
-"""Loaders: batches, grouping, workers, filtering, and that configs and arguments mean the same."""
+"""Data loaders: batches, grouping by aspect ratio, workers, filtering, configs."""
 
 import itertools
+import pickle
 import random
 import uuid
 
@@ -34,12 +35,12 @@ def batches(loader, n):
 
 
 def draw(record):
-    """A mapper that uses all three generators."""
+    """A mapper that draws from numpy's, Python's and torch's generators."""
     return {**record, "i": (record["i"], int(np.random.randint(1000)), random.randint(0, 1000), float(torch.rand(1)))}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_plain_batches_follow_the_sampler(workers):
+def test_batches_are_in_the_order_of_the_sampler(workers):
     loader = build_detection_train_loader(
         list(RECORDS),
         mapper=dict,
@@ -53,18 +54,18 @@ def test_plain_batches_follow_the_sampler(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_grouped_batches_are_all_wide_or_all_not(workers):
+def test_grouped_batches_have_one_orientation(workers):
     loader = build_detection_train_loader(
         list(RECORDS), mapper=dict, sampler=TrainingSampler(7, seed=1), total_batch_size=2, num_workers=workers
     )
     found = batches(loader, 6)
     wide = {1, 3, 5}
     assert all(len(b) == 2 and len({i in wide for i in b}) == 1 for b in found)
-    # recorded under the real Detectron2; each worker groups its own chunks
+    # Recorded under the real Detectron2. Each worker groups the batches that it receives.
     assert found == [[0, 6], [1, 3], [2, 4] if workers == 0 else [4, 2], [0, 6], [5, 1 if workers == 0 else 3], [2, 4]]
 
 
-def test_grouping_alone():
+def test_aspect_ratio_grouped_dataset():
     assert batches(AspectRatioGroupedDataset(RECORDS, 2), 9) == [[0, 2], [1, 3], [4, 6]]
 
 
@@ -82,21 +83,59 @@ def test_workers_are_seeded(grouping):
     assert first == run(5)
     assert first != run(6)
     drawn = [d[1:] for batch in first for d in batch]
-    assert len(set(drawn)) == len(drawn)  # workers don't draw alike
+    assert len(set(drawn)) == len(drawn)  # workers draw different numbers
 
 
-def test_test_loader_gives_everything_once():
+def test_test_loader_returns_every_element_once():
     loader = build_detection_test_loader(list(RECORDS), mapper=dict)
     assert batches(loader, 99) == [[i] for i in range(7)] and len(loader) == 7
     assert batches(build_detection_test_loader(list(RECORDS), mapper=dict, batch_size=3), 9)[-1] == [6]
 
 
-def test_batch_size_must_suit_the_processes():
+class Stream(torch.utils.data.IterableDataset):
+    """The records in order, without a length."""
+
+    def __iter__(self):
+        return iter(RECORDS)
+
+
+@pytest.mark.parametrize("mapper", [None, dict])
+def test_iterable_dataset(mapper):
+    options = {"mapper": mapper, "total_batch_size": 2}
+    plain = build_detection_train_loader(Stream(), aspect_ratio_grouping=False, **options)
+    assert batches(plain, 9) == [[0, 1], [2, 3], [4, 5]]
+    assert batches(build_detection_train_loader(dataset=Stream(), **options), 9) == [[0, 2], [1, 3], [4, 6]]
+    sampled = ToIterableDataset(DatasetFromList(RECORDS), TrainingSampler(7, shuffle=False, seed=1))
+    assert batches(build_detection_train_loader(sampled, aspect_ratio_grouping=False, **options), 4)[3] == [6, 0]
+    cfg = get_cfg()
+    cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.ASPECT_RATIO_GROUPING = 0, 3, False
+    assert batches(build_detection_train_loader(cfg, mapper=dict, dataset=Stream()), 9) == [[0, 1, 2], [3, 4, 5]]
+    assert batches(build_detection_test_loader(Stream(), mapper=dict, batch_size=3), 9)[-1] == [6]
+    with pytest.raises(AssertionError, match="sampler must be None"):
+        build_detection_train_loader(Stream(), sampler=TrainingSampler(7), **options)
+
+
+def test_prefetch_without_workers():
+    sampler = TrainingSampler(7, shuffle=False, seed=1)
+    loader = build_batch_data_loader(DatasetFromList(RECORDS), sampler, 2, prefetch_factor=4)
+    assert batches(loader, 2) == [[0, 1], [2, 3]]
+
+
+def test_lambda_in_spawned_workers():
+    factor = 3
+    mapped = MapDataset(DatasetFromList([1, 2]), lambda x: x * factor)
+    loader = torch.utils.data.DataLoader(mapped, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert list(loader) == [3, 6]
+    stream = MapDataset(ToIterableDataset([1, 2], InferenceSampler(2)), lambda x: x * factor)
+    assert list(pickle.loads(pickle.dumps(stream))) == [3, 6]
+
+
+def test_batch_size_must_be_positive():
     with pytest.raises(AssertionError, match=r"Total batch size \(0\)"):
         build_batch_data_loader(DatasetFromList(RECORDS), TrainingSampler(7), 0)
 
 
-def test_skipped_elements():
+def test_elements_mapped_to_none_are_skipped():
     def odd(x):
         return x if x % 2 else None
 
@@ -104,11 +143,11 @@ def test_skipped_elements():
     assert list(stream) == [1, 3, 5]
     mapped = MapDataset(list(range(6)), odd)
     assert [mapped[i] for i in (1, 3, 5)] == [1, 3, 5]
-    assert all(mapped[i] % 2 for i in (0, 2, 4))  # another one instead
+    assert all(mapped[i] % 2 for i in (0, 2, 4))  # another element is returned
 
 
 @pytest.mark.parametrize("serialize", [False, True])
-def test_list_gives_copies(serialize):
+def test_dataset_from_list_returns_copies(serialize):
     dataset = DatasetFromList([{"a": [1]}, {"b": 2}], serialize=serialize)
     dataset[0]["a"].append(5)
     assert (len(dataset), dataset[0], dataset[-1]) == (2, {"a": [1]}, {"b": 2})
@@ -118,7 +157,7 @@ def test_list_gives_copies(serialize):
 
 @pytest.fixture
 def registered():
-    """A dataset with an image without annotations, one with a crowd only, and two with things."""
+    """A dataset: an image without annotations, one with a crowd only, and two with instances."""
     name = f"loader_{uuid.uuid4().hex}"
     per_image = [[], [(0, 1)], [(1, 0), (1, 1)], [(0, 0), (1, 0)]]
     records = [
@@ -126,7 +165,7 @@ def registered():
         for i, annotations in enumerate(per_image)
     ]
     DatasetCatalog.register(name, lambda: [dict(r) for r in records])
-    MetadataCatalog.get(name).thing_classes = ["disc", name[-9:]]  # the same table is logged only once
+    MetadataCatalog.get(name).thing_classes = ["disc", name[-9:]]  # a table with the same text is logged once only
     return name
 
 
@@ -149,7 +188,7 @@ def test_histogram_refuses_unknown_categories():
         print_instances_class_histogram([{"annotations": [{"category_id": 3}]}], ["a", "b"])
 
 
-def test_histogram_counts_without_crowds(registered, caplog):
+def test_logged_table_counts_instances_without_crowds(registered, caplog):
     with caplog.at_level("INFO"):
         get_detection_dataset_dicts(registered)
     table = [r.message for r in caplog.records if "Distribution of instances" in r.message][0]

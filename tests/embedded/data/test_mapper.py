@@ -1,7 +1,8 @@
-"""Reading images, and the default mapper against direct computation on a drawn image."""
+"""Reading images, and the default mapper compared with direct computation."""
 
 import tellapart  # noqa: F401
 
+import detectron2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -32,7 +33,7 @@ def mask():
 
 @pytest.fixture
 def record(tmp_path, pixels, mask):
-    """A picture with a polygon, an RLE and a crowd."""
+    """A dataset dict of an image with a polygon, an RLE and a crowd."""
     path = tmp_path / "picture.png"
     Image.fromarray(pixels).save(path)
     rle = mask_util.encode(np.asfortranarray(mask))
@@ -61,13 +62,13 @@ def test_without_augmentation(record, pixels, mask):
     instances = sample["instances"]
     assert instances.image_size == (H, W)
     torch.testing.assert_close(instances.gt_boxes.tensor, torch.tensor([[4.0, 6, 16, 14], [10, 5, 30, 15]]))
-    assert instances.gt_classes.tolist() == [2, 0]  # no crowd
+    assert instances.gt_classes.tolist() == [2, 0]  # without the crowd
     assert isinstance(instances.gt_masks, BitMasks)
     np.testing.assert_array_equal(instances.gt_masks.tensor[1].numpy(), mask.astype(bool))
     assert instances.gt_masks.tensor[0].nonzero().tolist() == [[y, x] for y in range(6, 14) for x in range(4, 16)]
 
 
-def test_polygons_stay_polygons(record):
+def test_polygons_are_transformed(record):
     record["annotations"].pop(1)
     tfms = [T.HFlipTransform(W), T.ResizeTransform(H, W, 60, 50)]
     instances = mapper(tfms, instance_mask_format="polygon")(record)["instances"]
@@ -88,7 +89,7 @@ def test_flip_and_crop_of_masks(record, pixels, mask):
 
 
 def test_crop_of_polygons(record):
-    pytest.importorskip("shapely", reason="fvcore cuts polygons with shapely")
+    pytest.importorskip("shapely", reason="fvcore crops polygons with shapely")
     record["annotations"].pop(1)
     options = {"instance_mask_format": "polygon", "recompute_boxes": True}
     instances = mapper([T.CropTransform(10, 8, 20, 20, W, H)], **options)(record)["instances"]
@@ -96,22 +97,22 @@ def test_crop_of_polygons(record):
     assert instances.gt_masks.area().tolist() == [36]
 
 
-def test_boxes_are_clipped_and_what_is_gone_is_dropped(record):
+def test_boxes_are_clipped_and_empty_ones_removed(record):
     crop = T.CropTransform(16, 0, 20, 30)  # the first instance ends at x = 16
     instances = mapper([crop], use_instance_mask=False)(record)["instances"]
     assert instances.gt_classes.tolist() == [0] and not instances.has("gt_masks")
     torch.testing.assert_close(instances.gt_boxes.tensor, torch.tensor([[0.0, 5, 14, 15]]))
 
 
-def test_resize_is_pils_and_scales_boxes(record, pixels):
-    sample = mapper([T.Resize((15, 100))], image_format="RGB")(record)
+def test_resize_uses_pil_and_scales_boxes(record, pixels):
+    sample = mapper([T.ResizeTransform(H, W, 15, 100)], image_format="RGB")(record)
     expected = np.asarray(Image.fromarray(pixels).resize((100, 15), Image.BILINEAR))
     np.testing.assert_array_equal(sample["image"].numpy().transpose(1, 2, 0), expected)
     torch.testing.assert_close(sample["instances"].gt_boxes.tensor[0], torch.tensor([8.0, 3, 32, 7]))
     assert sample["instances"].gt_masks.tensor.shape == (2, 15, 100)
 
 
-def test_same_numpy_seed_same_sample(record):
+def test_same_seed_gives_the_same_sample(record):
     record["annotations"].pop(0)
     cfg = get_cfg()
     cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT, cfg.INPUT.CROP.ENABLED = True, "bitmask", True
@@ -128,7 +129,7 @@ def test_same_numpy_seed_same_sample(record):
     assert len({tuple(s["image"].shape) for s in samples[0] + samples[2]}) > 2
 
 
-def test_inference_has_no_annotations(record):
+def test_mapper_for_inference_removes_annotations(record):
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.FORMAT = 15, "L"
     sample = DatasetMapper(cfg, False)(record)
@@ -142,12 +143,31 @@ def test_image_without_annotations(record):
     assert len(instances) == 0 and instances.gt_boxes.tensor.shape == (0, 4)
 
 
+def test_keypoints_are_transformed_or_refused(record):
+    """Never returned in the coordinates of the image before the transform."""
+    annotation = {**record["annotations"][0], "keypoints": [1.0, 2.0, 2.0]}
+    transform = T.ResizeTransform(H, W, 2 * H, 2 * W)
+    if "embedded" in detectron2.__version__:
+        with pytest.raises(NotImplementedError, match='"keypoints".*not part of the embedded detectron2'):
+            utils.transform_instance_annotations(annotation, [transform], (2 * H, 2 * W))
+        with pytest.raises(NotImplementedError, match='"keypoints".*not part of the embedded detectron2'):
+            utils.annotations_to_instances([annotation], (H, W))
+    else:
+        transformed = utils.transform_instance_annotations(annotation, [transform], (2 * H, 2 * W))
+        np.testing.assert_allclose(transformed["keypoints"], [[2, 4, 2]])
+
+
+def test_mapper_drops_keypoints_that_the_model_does_not_learn(record):
+    record["annotations"][0]["keypoints"] = [1.0, 2.0, 2.0]
+    assert sorted(mapper([])(record)["instances"].get_fields()) == ["gt_boxes", "gt_classes", "gt_masks"]
+
+
 def test_rle_in_polygon_format_is_refused(record):
     with pytest.raises(ValueError, match="polygon"):
         mapper([], instance_mask_format="polygon")(record)
 
 
-def test_size_mismatch_names_the_file(record):
+def test_error_for_other_size_names_the_file(record):
     record["width"] = 51
     with pytest.raises(utils.SizeMismatchError, match="picture.png.*50, 30.*51, 30"):
         mapper([])(record)
@@ -167,7 +187,7 @@ def test_exif_orientation(orientation, tmp_path):
     assert np.abs(read.astype(int) - upright).max() < 60
 
 
-def test_formats(record, pixels):
+def test_image_formats(record, pixels):
     name = record["file_name"]
     np.testing.assert_array_equal(utils.read_image(name), pixels)
     np.testing.assert_array_equal(utils.read_image(name, "BGR"), pixels[:, :, ::-1])
@@ -178,7 +198,7 @@ def test_formats(record, pixels):
     np.testing.assert_array_equal(utils.convert_image_to_rgb(tensor, "L"), np.stack([grey] * 3, axis=2))
 
 
-def test_broken_image(record, tmp_path):
+def test_truncated_and_missing_images(record, tmp_path):
     cut = tmp_path / "cut.png"
     with open(record["file_name"], "rb") as f:
         cut.write_bytes(f.read()[:900])

@@ -1,4 +1,4 @@
-"""Index streams: what an epoch holds, that a seed fixes it, and that processes share one stream without overlap."""
+"""Samplers: the indices of an epoch, seeds, and the split over processes."""
 
 import itertools
 import math
@@ -9,7 +9,6 @@ import pytest
 import torch
 from detectron2.data.samplers import (
     InferenceSampler,
-    RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
@@ -22,7 +21,7 @@ def take(sampler, n):
 
 @pytest.fixture
 def as_process(monkeypatch):
-    """Pretend to be process ``rank`` of ``world``."""
+    """A function that makes this process look like process ``rank`` of ``world``."""
 
     def pretend(rank, world):
         monkeypatch.setattr(comm, "get_rank", lambda: rank)
@@ -31,7 +30,7 @@ def as_process(monkeypatch):
     return pretend
 
 
-def test_training_epochs_are_permutations_fixed_by_the_seed():
+def test_training_epochs_are_permutations_that_the_seed_determines():
     stream = take(TrainingSampler(5, seed=3), 15)
     assert stream[:13] == [1, 0, 3, 4, 2, 0, 1, 2, 4, 3, 1, 4, 3]  # recorded under the real Detectron2
     assert all(sorted(stream[i : i + 5]) == list(range(5)) for i in (0, 5, 10))
@@ -44,28 +43,21 @@ def test_sampler_can_be_iterated_again():
     assert take(sampler, 9) == take(sampler, 9)
 
 
-def test_processes_share_one_stream(as_process):
+def test_processes_split_one_sequence(as_process):
     whole = take(TrainingSampler(7, seed=1), 30)
     for rank in range(3):
         as_process(rank, 3)
         assert take(TrainingSampler(7, seed=1), 10) == whole[rank::3]
 
 
-def test_sizes_are_checked():
+def test_invalid_sizes_are_refused():
     with pytest.raises(ValueError, match="positive int"):
         TrainingSampler(0)
     with pytest.raises(TypeError, match="expects an int"):
         TrainingSampler(2.0)
 
 
-def test_random_subset_is_the_same_whatever_the_shuffle():
-    shuffled = take(RandomSubsetTrainingSampler(10, 0.5, seed_shuffle=3, seed_subset=4), 10)
-    assert shuffled == [4, 0, 6, 7, 9, 0, 4, 9, 7, 6]  # recorded under the real Detectron2
-    in_order = take(RandomSubsetTrainingSampler(10, 0.5, shuffle=False, seed_shuffle=8, seed_subset=4), 5)
-    assert in_order == [0, 4, 9, 6, 7]
-
-
-def test_repeat_factors_are_those_of_the_rarest_category():
+def test_repeat_factor_is_that_of_the_rarest_category():
     records = [{"annotations": [{"category_id": c} for c in cs]} for cs in ([0], [0, 1], [0, 0], [0], [])]
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, 0.9)
     common, rare = math.sqrt(0.9 / (4 / 5)), math.sqrt(0.9 / (1 / 5))
@@ -74,7 +66,7 @@ def test_repeat_factors_are_those_of_the_rarest_category():
     torch.testing.assert_close(plain, torch.tensor([1.0, 2.5, 1.0, 1.0, 1.0]))
 
 
-def test_repeat_factor_stream():
+def test_repeat_factor_sampler():
     factors = torch.tensor([1.0, 1.5, 2.3])
     stream = take(RepeatFactorTrainingSampler(factors, seed=3), 20)
     assert stream == [2, 1, 1, 0, 2, 2, 2, 0, 1, 2, 0, 1, 1, 2, 2, 2, 1, 2, 2, 0]  # recorded under the real Detectron2
@@ -84,7 +76,7 @@ def test_repeat_factor_stream():
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_inference_covers_everything_once_in_order(world, as_process):
+def test_inference_samples_every_index_once_in_order(world, as_process):
     parts = []
     for rank in range(world):
         as_process(rank, world)

@@ -200,12 +200,3 @@ def test_matching_heuristics_other_shape(tmp_path):
     text = "\n".join(messages(records, "WARNING"))
     assert "Shape of stem.conv1.weight in checkpoint is" in text
     assert "while shape of backbone.stem.conv1.weight in model is" in text
-
-
-def test_catalog():
-    from detectron2.checkpoint.catalog import ModelCatalog
-
-    address = ModelCatalog.get("ImageNetPretrained/MSRA/R-50")
-    assert address == "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/MSRA/R-50.pkl"
-    with pytest.raises(RuntimeError, match="nothing"):
-        ModelCatalog.get("nothing/R-50")

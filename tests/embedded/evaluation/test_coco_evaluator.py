@@ -1,4 +1,4 @@
-"""AP of hand-made predictions: known values, pycocotools called directly, and two processes as one."""
+"""AP of constructed predictions: known values, values of pycocotools, and evaluation in two processes."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ CATEGORIES = [{"id": 2, "name": "disc"}, {"id": 7, "name": "square"}, {"id": 9, 
 
 
 def rectangles():
-    """(image id, category id, x, y, w, h): six images, small, medium and large, one category never there."""
+    """(image id, category id, x, y, w, h) of small, medium and large instances in six images."""
     rng = np.random.RandomState(0)
     found = []
     for image in range(11, 17):
@@ -56,17 +56,20 @@ def write_truth(path):
 
 
 def predictions(image, noise):
-    """The truth of one image, moved by up to ``noise`` pixels, with scores, some of a wrong class."""
+    """Predictions for one image: the ground truth, moved by up to ``noise`` pixels.
+
+    With noise, one prediction per image has a wrong class.
+    """
     rng = np.random.RandomState(image)
-    truth = [r for r in rectangles() if r[0] == image]
-    boxes = np.array([[x, y, x + w, y + h] for *_, x, y, w, h in truth], dtype=np.float32)
+    ground_truth = [r for r in rectangles() if r[0] == image]
+    boxes = np.array([[x, y, x + w, y + h] for *_, x, y, w, h in ground_truth], dtype=np.float32)
     boxes = (boxes + rng.uniform(-noise, noise, boxes.shape)).astype(np.float32)
     found = Instances((H, W))
     found.pred_boxes = Boxes(torch.from_numpy(boxes))
-    found.scores = torch.from_numpy(rng.rand(len(truth)).astype(np.float32))
-    classes = [{2: 0, 7: 1}[category] for _, category, *_ in truth]
+    found.scores = torch.from_numpy(rng.rand(len(ground_truth)).astype(np.float32))
+    classes = [{2: 0, 7: 1}[category] for _, category, *_ in ground_truth]
     found.pred_classes = torch.tensor([1 - c if noise and k == 0 else c for k, c in enumerate(classes)])
-    masks = torch.zeros(len(truth), H, W, dtype=torch.bool)
+    masks = torch.zeros(len(ground_truth), H, W, dtype=torch.bool)
     for mask, (x0, y0, x1, y1) in zip(masks, boxes.round().astype(int).clip(0)):
         mask[y0:y1, x0:x1] = True
     found.pred_masks = masks
@@ -75,7 +78,7 @@ def predictions(image, noise):
 
 @pytest.fixture
 def truth(tmp_path):
-    """Name of a registered dataset, its metadata complete."""
+    """Name of a registered dataset whose metadata is complete."""
     name = f"ap_{uuid.uuid4().hex}"
     write_truth(tmp_path / "truth.json")
     register_coco_instances(name, {}, str(tmp_path / "truth.json"), str(tmp_path))
@@ -126,8 +129,8 @@ def test_same_as_pycocotools(task, noise, truth):
         assert results[f"AP-{name}"] == pytest.approx(precision[:, :, i, 0, 2].mean() * 100)
 
 
-def test_missing_half_costs_half(truth):
-    """One of the images' two categories found in full, the other not at all."""
+def test_one_of_two_categories_found(truth):
+    """All instances of one category are found, and none of the other."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOEvaluator(truth)
         evaluator.reset()
@@ -139,7 +142,7 @@ def test_missing_half_costs_half(truth):
     assert (results["AP-disc"], results["AP-square"]) == (pytest.approx(100), pytest.approx(0))
 
 
-def test_nothing_found_gives_nan(truth):
+def test_no_predictions_give_nan(truth):
     results = evaluate(truth, keep=slice(0), tasks=("bbox", "segm"))
     for task in ("bbox", "segm"):
         assert list(results[task]) == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
@@ -147,7 +150,7 @@ def test_nothing_found_gives_nan(truth):
     assert evaluate(truth, images=[]) == {}
 
 
-def test_one_class_has_no_table_of_classes(truth, tmp_path):
+def test_one_class_has_no_ap_per_class(truth, tmp_path):
     with open(MetadataCatalog.get(truth).json_file) as f:
         content = json.load(f)
     content["categories"] = CATEGORIES[:1]
@@ -165,7 +168,7 @@ def test_one_class_has_no_table_of_classes(truth, tmp_path):
     assert results["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_tasks_images_and_limit_on_detections(truth):
+def test_tasks_images_and_max_detections(truth):
     assert list(evaluate(truth, tasks=("bbox",))) == ["bbox"]
     some = evaluate(truth, images=[11, 12], img_ids=[11, 12])["bbox"]["AP"]
     assert some == pytest.approx(100) and evaluate(truth, images=[11, 12])["bbox"]["AP"] < 50
@@ -187,7 +190,7 @@ def test_results_file(truth, tmp_path):
     np.testing.assert_array_equal(masks.annToMask(masks.anns[1]).astype(bool), first.pred_masks[0].numpy())
 
 
-def test_dataset_without_a_file_is_written(truth, tmp_path):
+def test_dataset_without_a_coco_file_is_converted(truth, tmp_path):
     name = truth + "_dicts"
     records = DatasetCatalog.get(truth)
     DatasetCatalog.register(name, lambda: records)
@@ -211,7 +214,7 @@ def test_unknown_class_is_refused(truth):
 
 
 def _one_of_two(rank, folder):
-    """What process ``rank`` of two does: its share of the images, then evaluate together."""
+    """The work of process ``rank`` of two: predict its part of the images, then evaluate together."""
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(os.path.join(folder, "store"), 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -224,8 +227,8 @@ def _one_of_two(rank, folder):
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_evaluate_as_one(truth, tmp_path):
-    # fork: seconds less than spawn, which imports everything anew
+def test_two_processes_return_the_results_of_one(truth, tmp_path):
+    # fork is seconds faster than spawn, which imports all modules again
     torch.multiprocessing.start_processes(_one_of_two, (str(tmp_path),), nprocs=2, start_method="fork")
     (images_0, results), (images_1, nothing) = (
         json.loads((tmp_path / f"results_{rank}.json").read_text()) for rank in range(2)

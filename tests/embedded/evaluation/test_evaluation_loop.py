@@ -1,4 +1,4 @@
-"""The loop over a dataset, several evaluators as one, and printing and checking results."""
+"""The evaluation loop, several evaluators, and printing and verifying results."""
 
 import time
 
@@ -19,7 +19,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 
 
 class Collect(DatasetEvaluator):
-    """Returns what it was given."""
+    """An evaluator that returns all inputs and outputs."""
 
     def __init__(self, key="got"):
         self.key = key
@@ -36,7 +36,7 @@ class Collect(DatasetEvaluator):
 
 
 class Double(torch.nn.Module):
-    """Refuses to run in training mode or with gradients."""
+    """A model that fails in training mode or with gradients."""
 
     def forward(self, batch):
         assert not self.training and not torch.is_grad_enabled()
@@ -61,7 +61,7 @@ def test_every_batch_reaches_the_evaluator(caplog):
 
 
 def test_progress_is_logged(caplog):
-    time.sleep(5.1)  # a line every five seconds at most, also over tests
+    time.sleep(5.1)  # at most one line is logged in five seconds, also by other tests
     with caplog.at_level("INFO"):
         inference_on_dataset(lambda x: x, [[i] for i in range(13)], None)
     lines = [r.message for r in caplog.records if r.message.startswith("Inference done")]

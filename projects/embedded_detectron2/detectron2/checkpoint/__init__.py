@@ -1,6 +1,6 @@
+"""Saving and loading models."""
+# ruff: noqa: F401 (re-exports)
+
 from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
 
-from detectron2.checkpoint import catalog as _catalog  # noqa: F401  (teaches PathManager "catalog://")
-from detectron2.checkpoint.detection_checkpoint import DetectionCheckpointer
-
-__all__ = ["Checkpointer", "PeriodicCheckpointer", "DetectionCheckpointer"]
+from .detection_checkpoint import DetectionCheckpointer

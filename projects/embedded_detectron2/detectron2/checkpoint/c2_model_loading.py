@@ -1,4 +1,4 @@
-"""Finding a model's parameters in weights that were saved under other names."""
+"""Match a model's parameters to weights that were saved under other names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import torch
 
-# Caffe2's names of a ResNet's parts -> Detectron2's, in this order.
+# Names of a ResNet's layers in Caffe2 -> in Detectron2. Applied in this order.
 _CAFFE2 = [
     (r"_b$", ".bias"),
     (r"_w$", ".weight"),
@@ -24,7 +24,7 @@ _CAFFE2 = [
     (r"^conv1\.", "stem.conv1."),
     (r"^pred\.", "linear."),
 ]
-# torchvision's names of a ResNet's parts -> Detectron2's.
+# Names of a ResNet's layers in torchvision -> in Detectron2.
 _TORCHVISION = [
     (r"^conv1\.", "stem.conv1."),
     (r"^bn1\.", "stem.conv1.norm."),
@@ -43,35 +43,39 @@ def _rename(name: str, rules: list) -> str:
 
 
 def convert_basic_c2_names(original_keys: list[str]) -> list[str]:
-    """Caffe2's names of a ResNet's weights ("res2_0_branch2a_bn_s") in Detectron2's ("res2.0.conv1.norm.weight")."""
+    """Convert Caffe2's names of ResNet weights to Detectron2's.
+
+    For example, "res2_0_branch2a_bn_s" becomes "res2.0.conv1.norm.weight".
+    """
     return [_rename(k, _CAFFE2) for k in original_keys]
 
 
 def is_torchvision_resnet(keys) -> bool:
-    """Whether these are the names of a torchvision ResNet's state dict."""
+    """Return whether the names are those of a torchvision ResNet's state dict."""
     return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(keys)
 
 
 def convert_torchvision_names(original_keys: list[str]) -> list[str]:
-    """torchvision's names of a ResNet ("layer1.0.bn1.weight") in Detectron2's ("res2.0.conv1.norm.weight")."""
+    """Convert torchvision's names of ResNet weights ("layer1.0.bn1.weight") to Detectron2's."""
     return [_rename(k, _TORCHVISION) for k in original_keys]
 
 
 def align_and_update_state_dicts(
     model_state_dict: dict[str, torch.Tensor], ckpt_state_dict: dict[str, torch.Tensor], c2_conversion: bool = True
 ) -> dict[str, torch.Tensor]:
-    """Give a checkpoint's weights the names under which the model wants them.
+    """Rename the weights of a checkpoint to the names of the model's parameters.
 
-    A model's name is matched to the longest of the checkpoint's names that is its end ("res2.0.conv1.weight" for
-    "backbone.bottom_up.res2.0.conv1.weight"), if the shapes agree; another shape is logged and left out.
+    A parameter receives the weight with the longest name that is the end of the parameter's name, for example
+    "res2.0.conv1.weight" for "backbone.bottom_up.res2.0.conv1.weight". If their shapes differ, a warning is logged and
+    the parameter receives nothing.
 
     Args:
-        model_state_dict: name -> tensor of the model.
-        ckpt_state_dict: name -> tensor of the checkpoint.
-        c2_conversion: whether the checkpoint's names are Caffe2's.
+        model_state_dict: state dict of the model.
+        ckpt_state_dict: weights of the checkpoint by name.
+        c2_conversion: convert the checkpoint's names from Caffe2's first.
 
     Returns:
-        name -> tensor; what matched nothing keeps its (converted) name.
+        Weights by name. A weight that no parameter matches keeps its (converted) name.
     """
     logger = logging.getLogger(__name__)
     names = list(ckpt_state_dict)

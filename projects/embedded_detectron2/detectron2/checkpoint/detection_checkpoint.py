@@ -1,4 +1,4 @@
-"""Saving and loading detectors: Detectron2's own files, its model zoo's, and ImageNet backbones under other names."""
+"""Save and load detectors: Detectron2's checkpoints, its model zoo's files, and ImageNet backbones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-# What a pickle of numpy arrays in plain containers needs, and nothing that could run code.
+# The classes and functions that a pickle of numpy arrays in plain containers refers to. None of them runs other code.
 _ALLOWED = {
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
@@ -34,16 +35,18 @@ _ALLOWED = {
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"only numpy arrays in plain containers are read, not {module}.{name}")
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, expected only numpy arrays in plain containers")
         return super().find_class(module, name)
 
 
 class DetectionCheckpointer(Checkpointer):
     """fvcore's ``Checkpointer`` for detectors.
 
-    Reads ``.pth`` (tensors and plain values only), Detectron2's model-zoo ``.pkl``, Caffe2 ``.pkl`` and torchvision
-    ResNet weights; the last two, and files with ``"matching_heuristics": True``, are matched to the model by the ends
-    of names. Writes {"model": state dict, one entry per checkpointable, and what is given to `save`}.
+    It reads ``.pth`` files (tensors and plain values only), ``.pkl`` files of Detectron2's model zoo and of Caffe2, and
+    torchvision's ResNet weights. Weights of Caffe2 and torchvision, and those of a file with the entry
+    ``"matching_heuristics": True``, are matched to the model by the ends of their names.
+
+    It writes a dict with the entries "model" (the state dict), one per checkpointable, and the arguments of `save`.
     """
 
     def __init__(
@@ -51,29 +54,43 @@ class DetectionCheckpointer(Checkpointer):
     ):
         """
         Args:
-            model: what is saved and loaded.
-            save_dir: folder for `save`.
-            save_to_disk: whether this process writes; default: the main one does.
-            checkpointables: objects with ``state_dict`` and ``load_state_dict``, by name.
+            model: model to save and load.
+            save_dir: folder that `save` writes to.
+            save_to_disk: whether this process writes files. By default only the main process does.
+            checkpointables: other objects to save and load: they have ``state_dict`` and ``load_state_dict``.
         """
         if save_to_disk is None:
             save_to_disk = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = PathManager
+        self._matching_heuristics = False
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
-        """Load ``path`` (empty: nothing); returns what the file holds beside the model and the checkpointables.
+        """Load a checkpoint into the model and the checkpointables.
+
+        Args:
+            path: file or address; empty to load nothing. With "?matching_heuristics=True" at its end, the weights are
+                matched to the model by the ends of their names.
+
+        Returns:
+            The other entries of the file.
 
         Raises:
-            pickle.UnpicklingError: the file is no checkpoint, or it could run code.
-            OSError: some processes can't see the file.
+            pickle.UnpicklingError: the file is not a checkpoint, or it could run code.
+            OSError: some processes cannot read the file.
+            ValueError: an unknown option follows the "?".
         """
         logging.getLogger(__name__).info(f"[DetectionCheckpointer] Loading from {path} ...")
+        original, (path, _, query) = path, (path or "").partition("?")
+        options = parse_qs(query)
+        self._matching_heuristics = options.pop("matching_heuristics", None) == ["True"]
+        if options:
+            raise ValueError(f"Unsupported query in {original}: {sorted(options)}; there is ?matching_heuristics=True")
         if path and comm.get_world_size() > 1:
-            seen = comm.all_gather(os.path.isfile(self.path_manager.get_local_path(path)))
-            if not all(seen):
-                blind = [rank for rank, ok in enumerate(seen) if not ok]
-                raise OSError(f"Checkpoint {path} is not found by ranks {blind}: is it on a shared disk?")
+            found = comm.all_gather(os.path.isfile(self.path_manager.get_local_path(path)))
+            if not all(found):
+                missing = [rank for rank, ok in enumerate(found) if not ok]
+                raise OSError(f"Checkpoint {path} is not found by ranks {missing}: put it on a shared disk")
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, f: str) -> dict[str, Any]:
@@ -83,13 +100,13 @@ class DetectionCheckpointer(Checkpointer):
                     loaded = _ArrayUnpickler(file, encoding="latin1").load()
             else:
                 loaded = torch.load(f, map_location="cpu", weights_only=True)
-        except Exception as e:  # whatever strange bytes make of zip files and pickles
+        except Exception as e:  # broken zip files and pickles raise errors of any kind
             reason = str(e).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]  # without torch's advice
             raise pickle.UnpicklingError(f"{f} cannot be read as a checkpoint: {type(e).__name__}: {reason}") from e
         if not isinstance(loaded, dict):
-            raise pickle.UnpicklingError(f"{f} holds a {type(loaded).__name__}, not a dict of weights")
+            raise pickle.UnpicklingError(f"{f} holds a {type(loaded).__name__}, expected a dict of weights")
         if f.endswith(".pkl") and "__author__" not in loaded:
-            # Caffe2: blobs, among them the solver's
+            # Caffe2's blobs, without those of its optimizer
             blobs = loaded.get("blobs", loaded).items()
             model = {k: v for k, v in blobs if isinstance(v, np.ndarray) and not k.endswith("_momentum")}
             return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
@@ -101,6 +118,8 @@ class DetectionCheckpointer(Checkpointer):
             self.logger.info("These are the weights of a torchvision ResNet")
             names = convert_torchvision_names(list(loaded["model"]))
             loaded["model"] = dict(zip(names, loaded["model"].values()))
+            loaded["matching_heuristics"] = True
+        if self._matching_heuristics:
             loaded["matching_heuristics"] = True
         return loaded
 
@@ -115,7 +134,7 @@ class DetectionCheckpointer(Checkpointer):
         names = set(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
 
-        # Statistics that were merged into weight and bias when the file was made, and constants of the config.
+        # Constants of the config, and statistics that were merged into a norm's weight and bias, may be missing.
         known = {"pixel_mean", "pixel_std"}
         for prefix, module in self.model.named_modules():
             stats = {f"{prefix}.running_mean", f"{prefix}.running_var"}

@@ -1,5 +1,4 @@
-"""Configuration: ``CfgNode``, the defaults and ``@configurable``."""
+"""Configuration: `CfgNode`, the default config and `configurable`."""
+# ruff: noqa: F401 (re-exports)
 
 from .config import CfgNode, configurable, get_cfg
-
-__all__ = ["CfgNode", "configurable", "get_cfg"]

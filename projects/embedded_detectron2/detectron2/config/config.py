@@ -1,4 +1,4 @@
-"""Config nodes that inherit through ``_BASE_``, and constructors that can be called with a config or with arguments."""
+"""Config nodes with ``_BASE_`` files, and constructors that take a config or explicit arguments."""
 
 from __future__ import annotations
 
@@ -8,32 +8,37 @@ from typing import Any, Callable
 
 from fvcore.common.config import CfgNode as _FvcoreCfgNode
 
+from detectron2._missing import message
 from detectron2.utils.file_io import PathManager
 
 
 class CfgNode(_FvcoreCfgNode):
-    """fvcore's config node with Detectron2's version key; YAML is loaded safely unless ``allow_unsafe`` is set."""
+    """fvcore's config node with a check of the version. By default, YAML files cannot run code."""
 
     @classmethod
     def _open_cfg(cls, filename: str):
         return PathManager.open(filename, "r")
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
-        """Merge a YAML file (its ``_BASE_`` first) into this node.
+        """Merge a YAML file, and before it the file that its ``_BASE_`` names, into this node.
 
         Raises:
-            KeyError: for a key this config does not have.
-            ValueError: for a value of another type, or a file of another config version.
+            KeyError: the file has a key that this config does not have.
+            ValueError: a value has another type than in this config, or the file is of VERSION 0 or 1.
+            AssertionError: the file's VERSION is newer than this config's.
         """
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
-        version = loaded.get("VERSION", self.get("VERSION"))
-        if version != self.get("VERSION"):
-            raise ValueError(f"{cfg_filename}: config VERSION {version} is not supported, wanted {self.get('VERSION')}")
+        own = self.get("VERSION")
+        version = loaded.get("VERSION", own)
+        if version != own:
+            if version in (0, 1):
+                raise ValueError(message(f"Upgrading a config of VERSION {version} ({cfg_filename})"))
+            raise AssertionError(f"{cfg_filename} has VERSION {version}, expected {own}")
         self.merge_from_other_cfg(loaded)
 
 
 def get_cfg() -> CfgNode:
-    """A fresh copy of the default config."""
+    """Return a copy of the default config."""
     from .defaults import _C
 
     return _C.clone()
@@ -45,7 +50,7 @@ def _is_config(args: tuple, kwargs: dict) -> bool:
 
 
 def _arguments_from_config(from_config: Callable, args: tuple, kwargs: dict) -> dict:
-    """Call ``from_config``; keywords it does not take override what it returns."""
+    """Call ``from_config``. Keyword arguments that it does not take override those that it returns."""
     parameters = inspect.signature(from_config).parameters.values()
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
         return from_config(*args, **kwargs)
@@ -56,13 +61,15 @@ def _arguments_from_config(from_config: Callable, args: tuple, kwargs: dict) -> 
 
 
 def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
-    """Let a constructor (or a function) be called with a config or with its explicit arguments.
+    """Decorate a constructor or a function, so that it can also be called with a config.
 
-    On ``__init__`` the class's ``from_config(cls, cfg, ...)`` maps the config to the arguments; on a function the
-    mapping is given: ``@configurable(from_config=...)``.
+    ``@configurable`` on ``__init__`` uses the classmethod ``from_config(cls, cfg, ...)`` of the class, which returns
+    the constructor's arguments as a dict. ``@configurable(from_config=...)`` on a function uses the given function.
 
     Raises:
-        TypeError: where there is nothing to decorate or ``from_config`` is missing or does not take ``cfg`` first.
+        AttributeError: the class has no ``from_config`` (raised when it is called).
+        TypeError: ``from_config`` is not a classmethod or does not take ``cfg`` first, or the decorated object is
+            neither ``__init__`` nor, with an argument, a function.
     """
     if init_func is not None:
         if not inspect.isfunction(init_func) or init_func.__name__ != "__init__" or from_config is not None:
@@ -72,7 +79,8 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
         def init(self, *args: Any, **kwargs: Any) -> None:
             mapping = getattr(type(self), "from_config", None)
             if not inspect.ismethod(mapping):
-                raise TypeError(f"{type(self).__name__} is @configurable and needs a classmethod from_config(cls, cfg)")
+                kind = AttributeError if mapping is None else TypeError
+                raise kind(f"{type(self).__name__} is @configurable: it needs a classmethod from_config(cls, cfg, ...)")
             if _is_config(args, kwargs):
                 init_func(self, **_arguments_from_config(mapping, args, kwargs))
             else:

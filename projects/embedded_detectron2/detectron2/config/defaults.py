@@ -1,7 +1,7 @@
-"""Detectron2's default configuration: every key with its default value (facts of the real one, version 2 of its keys).
+"""Detectron2's default config: every key with its default value (VERSION 2).
 
-Keys of parts that the embedded one does not build (keypoints, panoptic, RetinaNet) are here too, so that any Detectron2
-config file merges; asking for such a part is an error where it is built.
+It also has the keys of parts that the embedded Detectron2 lacks (keypoints, panoptic segmentation, RetinaNet), so that
+every Detectron2 config file can be merged. Building such a part raises an error.
 """
 
 from .config import CfgNode

@@ -1,4 +1,4 @@
-"""Data loaders, from a config or from explicit arguments."""
+"""Build data loaders from a config or from explicit arguments."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
-from .samplers import InferenceSampler, RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
+from .samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 
 logger = logging.getLogger(__name__)
 
 
 def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
-    """Those images that have an annotation which is not a crowd."""
+    """Return the images that have at least one annotation that is not a crowd."""
     kept = [d for d in dataset_dicts if any(a.get("iscrowd", 0) == 0 for a in d["annotations"])]
     removed = len(dataset_dicts) - len(kept)
     logger.info(f"Removed {removed} images with no usable annotations. {len(kept)} images left.")
@@ -36,10 +36,10 @@ def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list
 
 
 def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list[str]) -> None:
-    """Log a table of how many instances, crowds apart, each class has.
+    """Log a table of the number of instances per class, without crowds.
 
     Raises:
-        AssertionError: a category id is not below the number of classes.
+        AssertionError: a category id is not in [0, number of classes).
     """
     annotations = itertools.chain.from_iterable(d["annotations"] for d in dataset_dicts)
     classes = np.array([a["category_id"] for a in annotations if not a.get("iscrowd", 0)], dtype=np.int64)
@@ -63,20 +63,20 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
 def get_detection_dataset_dicts(
     names: str | Sequence[str], filter_empty: bool = True, *, check_consistency: bool = True
 ) -> list[dict]:
-    """The dataset dicts of one or several registered datasets, one list.
+    """Return the dataset dicts of one or several registered datasets as one list.
 
     Args:
-        names: of datasets.
-        filter_empty: leave out images without annotations other than crowds.
-        check_consistency: check that all have the same "thing_classes", and log how many instances each has.
+        names: names of the datasets.
+        filter_empty: leave out images whose annotations are all crowds, and images without annotations.
+        check_consistency: check that all datasets have the same "thing_classes", and log the instances per class.
 
     Raises:
         KeyError: a dataset is not registered.
-        AssertionError: a dataset is empty, or nothing is left.
-        ValueError: their classes differ.
+        AssertionError: a dataset is empty, or no image is left.
+        ValueError: the datasets have different "thing_classes".
     """
     names = [names] if isinstance(names, str) else list(names)
-    assert names, "no dataset is named"
+    assert names, "names is empty, expected at least one dataset"
     per_dataset = [DatasetCatalog.get(name) for name in names]
     for name, dicts in zip(names, per_dataset):
         assert len(dicts), f"Dataset '{name}' is empty!"
@@ -92,12 +92,12 @@ def get_detection_dataset_dicts(
 
 
 def trivial_batch_collator(batch: list) -> list:
-    """The batch as it is."""
+    """Return the batch unchanged."""
     return batch
 
 
 def worker_init_reset_seed(worker_id: int) -> None:
-    """Seed numpy and random of a loader's worker from torch's seed, which differs between workers and epochs."""
+    """Seed a worker's generators from torch's seed, which differs between workers and epochs."""
     seed_all_rng(torch.initial_seed() % 2**31 + worker_id)
 
 
@@ -105,16 +105,18 @@ def build_batch_data_loader(
     dataset, sampler, total_batch_size: int, *, aspect_ratio_grouping: bool = False, num_workers: int = 0,
     collate_fn: Callable | None = None, drop_last: bool = True, seed: int | None = None, **kwargs: Any,
 ):
-    """A loader of batches of ``total_batch_size / number of processes`` elements.
+    """Build a data loader of batches with ``total_batch_size / number of processes`` elements.
 
     Args:
-        dataset: map-style (then ``sampler`` gives its indices) or iterable (then ``sampler`` is None).
+        dataset: map-style or iterable dataset.
+        sampler: sampler of the indices of a map-style dataset, None for an iterable one.
+        total_batch_size: batch size over all processes.
         aspect_ratio_grouping: see `AspectRatioGroupedDataset`.
-        num_workers: worker processes.
-        collate_fn: what to make of a list of elements, by default nothing.
-        drop_last: drop an incomplete last batch (without grouping).
-        seed: of the workers; None takes torch's.
-        kwargs: for ``torch.utils.data.DataLoader``.
+        num_workers: number of worker processes.
+        collate_fn: function from a list of elements to a batch. By default the batch is the list.
+        drop_last: drop an incomplete last batch. Always True with ``aspect_ratio_grouping``.
+        seed: seed of the workers. None uses torch's.
+        kwargs: further arguments of ``torch.utils.data.DataLoader``.
 
     Raises:
         AssertionError: the batch size is not a positive multiple of the number of processes.
@@ -128,13 +130,15 @@ def build_batch_data_loader(
     if isinstance(dataset, torchdata.IterableDataset):
         assert sampler is None, "sampler must be None if dataset is IterableDataset"
     else:
-        # A stream of its own in each worker: whole batches come from one worker, in the sampler's order.
+        # Each worker takes whole batches of the sampler's indices, so that their order is kept.
         dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
     if seed is not None:
         kwargs["generator"] = torch.Generator().manual_seed(seed)
     kwargs = {"num_workers": num_workers, "worker_init_fn": worker_init_reset_seed, **kwargs}
+    if num_workers == 0:
+        kwargs.pop("prefetch_factor", None)  # DataLoader refuses it without workers
     if aspect_ratio_grouping:
-        assert drop_last, "aspect ratio grouping drops incomplete batches; it can't be had with drop_last=False"
+        assert drop_last, "aspect_ratio_grouping always drops incomplete batches: set drop_last to True"
         loader = torchdata.DataLoader(dataset, collate_fn=operator.itemgetter(0), **kwargs)
         batches = AspectRatioGroupedDataset(loader, batch_size)
         return batches if collate_fn is None else MapDataset(batches, collate_fn)
@@ -143,7 +147,7 @@ def build_batch_data_loader(
 
 
 def _prepare(dataset, mapper: Callable | None, sampler, default_sampler: type) -> tuple:
-    """Dataset and sampler as data loaders want them."""
+    """Return the mapped dataset and, for a map-style one, its sampler."""
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     if mapper is not None:
@@ -163,8 +167,6 @@ def _train_sampler(cfg, dataset: list[dict]):
             dataset, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
         return RepeatFactorTrainingSampler(factors)
-    if name == "RandomSubsetTrainingSampler":
-        return RandomSubsetTrainingSampler(len(dataset), cfg.DATALOADER.RANDOM_SUBSET_RATIO)
     raise ValueError(f"Unknown training sampler: {name}")
 
 
@@ -188,17 +190,19 @@ def build_detection_train_loader(
     dataset, *, mapper: Callable[[dict], Any] | None, sampler=None, total_batch_size: int,
     aspect_ratio_grouping: bool = True, num_workers: int = 0, collate_fn: Callable | None = None, **kwargs: Any,
 ):
-    """An endless loader for training: ``build_detection_train_loader(cfg)``, or with explicit arguments.
+    """Build a data loader for training, which is endless with a training sampler.
+
+    Call it as ``build_detection_train_loader(cfg, mapper=..., dataset=..., sampler=...)`` or with explicit arguments.
 
     Args:
-        dataset: list of dataset dicts, or a torch dataset.
-        mapper: dataset dict -> model input; by default, with a config, a `DatasetMapper`.
-        sampler: by default `TrainingSampler`; None for an iterable dataset.
+        dataset: list of dataset dicts, or a dataset.
+        mapper: function from a dataset dict to the model's input. With a config it is a `DatasetMapper` by default.
+        sampler: by default `TrainingSampler`. None for an iterable dataset.
 
-    The others are those of `build_batch_data_loader`.
+    The other arguments are those of `build_batch_data_loader`.
     """
     dataset, sampler = _prepare(dataset, mapper, sampler, TrainingSampler)
-    assert sampler is None or isinstance(sampler, torchdata.Sampler), f"Expect a Sampler but got {type(sampler)}"
+    assert sampler is None or isinstance(sampler, torchdata.Sampler), f"sampler is a {type(sampler)}"
     kwargs = {"num_workers": num_workers, "collate_fn": collate_fn, **kwargs}
     return build_batch_data_loader(
         dataset, sampler, total_batch_size, aspect_ratio_grouping=aspect_ratio_grouping, **kwargs
@@ -220,7 +224,11 @@ def build_detection_test_loader(
     dataset, *, mapper: Callable[[dict], Any] | None, sampler=None, batch_size: int = 1, num_workers: int = 0,
     collate_fn: Callable | None = None,
 ) -> torchdata.DataLoader:
-    """Each image once, over all processes: ``build_detection_test_loader(cfg, name)``, or with explicit arguments."""
+    """Build a data loader for inference: every image once, split over the processes.
+
+    Call it as ``build_detection_test_loader(cfg, dataset_name, mapper=...)`` or with explicit arguments. These are
+    those of `build_detection_train_loader`, and ``batch_size`` is the one of each process.
+    """
     dataset, sampler = _prepare(dataset, mapper, sampler, InferenceSampler)
     collate_fn = trivial_batch_collator if collate_fn is None else collate_fn
     return torchdata.DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collate_fn)

@@ -1,4 +1,4 @@
-"""The two global tables: what datasets there are, and what is known about each."""
+"""The two global catalogs: functions that load datasets, and metadata of datasets."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from typing import Any, Callable
 
 
 class _DatasetCatalog(UserDict):
-    """Dataset name -> function that returns its list of dataset dicts."""
+    """Functions that return lists of dataset dicts, by the dataset's name."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
-        """Register ``func`` under ``name``; it must give the same data, in the same order, each time.
+        """Register ``func`` under ``name``. It must return the same data in the same order every time.
 
         Raises:
-            AssertionError: ``func`` is not callable, or the name is taken.
+            AssertionError: ``func`` is not callable, or the name is registered already.
         """
-        assert callable(func), f"Dataset '{name}': register() wants a function, got {type(func).__name__}"
+        assert callable(func), f"Dataset '{name}' is registered with a {type(func).__name__}, expected a function"
         assert name not in self, f"Dataset '{name}' is already registered!"
         self[name] = func
 
     def get(self, name: str) -> list[dict]:
-        """Call the registered function and return what it gives.
+        """Call the registered function and return its dataset dicts.
 
         Raises:
-            KeyError: the name is not registered; the message lists those that are.
+            KeyError: the name is not registered. The message lists the registered ones.
         """
         if name not in self:
             raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self)}")
         return self[name]()
 
     def list(self) -> list[str]:
-        """Names of all registered datasets."""
+        """Return the names of all registered datasets."""
         return list(self.keys())
 
     def remove(self, name: str) -> None:
-        """Forget a dataset; KeyError if it is not there."""
+        """Remove a dataset; KeyError if it is not registered."""
         del self[name]
 
 
 class Metadata(types.SimpleNamespace):
-    """What is constant about a dataset (``thing_classes``, ``thing_colors``, ``json_file``, ...), as attributes.
+    """Metadata of a dataset as attributes, such as ``thing_classes`` and ``json_file``.
 
-    An attribute can be set once; setting it again to the same value does nothing.
+    An attribute can be set once. Setting it again to the same value is allowed.
     """
 
     name: str = "N/A"
@@ -59,37 +59,33 @@ class Metadata(types.SimpleNamespace):
             )
         super().__setattr__(key, val)
 
-    def as_dict(self) -> dict[str, Any]:
-        """A copy of everything as a dict."""
-        return dict(self.__dict__)
-
     def set(self, **kwargs: Any) -> Metadata:
-        """Set several attributes; returns itself."""
+        """Set several attributes and return itself."""
         for key, value in kwargs.items():
             setattr(self, key, value)
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The attribute, or ``default`` where there is none."""
+        """Return an attribute, or ``default`` if it is not set."""
         return self.__dict__.get(key, default)
 
 
 class _MetadataCatalog(UserDict):
-    """Dataset name -> its one ``Metadata``."""
+    """The one `Metadata` of each dataset, by the dataset's name."""
 
     def get(self, name: str) -> Metadata:
-        """The metadata of ``name``, made empty at the first call."""
-        assert name, "a dataset has a non-empty name"
+        """Return the metadata of ``name``. The first call creates it, without attributes."""
+        assert name, "the dataset's name is empty"
         if name not in self:
             self[name] = Metadata(name=name)
         return self[name]
 
     def list(self) -> list[str]:
-        """Names that have metadata."""
+        """Return the names of all datasets with metadata."""
         return list(self.keys())
 
     def remove(self, name: str) -> None:
-        """Forget the metadata of ``name``; KeyError if there is none."""
+        """Remove the metadata of ``name``; KeyError if there is none."""
         del self[name]
 
 

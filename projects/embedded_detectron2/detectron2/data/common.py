@@ -1,4 +1,4 @@
-"""Dataset wrappers: a compact list, a mapped one, a sampled stream, and batches of like aspect ratio."""
+"""Datasets made from lists, by a mapping, by a sampler, and grouped by aspect ratio."""
 
 from __future__ import annotations
 
@@ -16,11 +16,26 @@ import torch.utils.data as torchdata
 logger = logging.getLogger(__name__)
 
 
+class _AnyProcess:
+    """A function that can be sent to another process, even a lambda or a local function."""
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __reduce__(self) -> tuple:
+        import cloudpickle  # needed only where worker processes are spawned
+
+        return pickle.loads, (cloudpickle.dumps(self._function),)
+
+
 class _MapIterable(torchdata.IterableDataset):
-    """`MapDataset` over a stream: elements mapped to None are left out."""
+    """`MapDataset` over an iterable dataset. Elements that are mapped to None are left out."""
 
     def __init__(self, dataset, map_func: Callable) -> None:
-        self._dataset, self._map_func = dataset, map_func
+        self._dataset, self._map_func = dataset, _AnyProcess(map_func)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -30,10 +45,10 @@ class _MapIterable(torchdata.IterableDataset):
 
 
 class MapDataset(torchdata.Dataset):
-    """``map_func`` over the elements of ``dataset``; over an iterable dataset the result is iterable too.
+    """Apply ``map_func`` to the elements of ``dataset``. The result is iterable if ``dataset`` is.
 
-    ``map_func`` may return None to skip an element: a stream goes on to the next one, a map-style dataset gives a
-    randomly drawn other element instead.
+    ``map_func`` may return None to skip an element. Then an iterable dataset continues with the next element, and a
+    map-style dataset returns another element, chosen at random.
     """
 
     def __new__(cls, dataset, map_func: Callable):
@@ -45,7 +60,7 @@ class MapDataset(torchdata.Dataset):
         return self._dataset, self._map_func
 
     def __init__(self, dataset, map_func: Callable) -> None:
-        self._dataset, self._map_func = dataset, map_func
+        self._dataset, self._map_func = dataset, _AnyProcess(map_func)
         self._rng = random.Random(42)
         self._usable = set(range(len(dataset)))
 
@@ -61,7 +76,7 @@ class MapDataset(torchdata.Dataset):
                 return data
             self._usable.discard(current)
             if not self._usable:
-                raise RuntimeError(f"none of the dataset's {len(self)} elements could be loaded")
+                raise RuntimeError(f"the mapper returned None for all {len(self)} elements of the dataset")
             current = self._rng.sample(list(self._usable), k=1)[0]
             if failures >= 3:
                 logger.warning(f"Failed to apply `_map_func` for idx: {idx}, retry count: {failures}")
@@ -72,9 +87,9 @@ class DatasetFromList(torchdata.Dataset):
 
     Args:
         lst: the elements.
-        copy: give deep copies, so that a caller may change what it gets.
-        serialize: keep the elements pickled in one array, which worker processes share instead of each copying the
-            list when it touches its reference counts.
+        copy: return deep copies, which callers may change.
+        serialize: keep the elements pickled in one array. Forked worker processes share its memory, whereas they would
+            copy a list, because reading it changes reference counts.
     """
 
     def __init__(self, lst: list, copy: bool = True, serialize: bool = True) -> None:
@@ -93,22 +108,22 @@ class DatasetFromList(torchdata.Dataset):
     def __getitem__(self, idx: int):
         if not self._serialize:
             return copy.deepcopy(self._lst[idx]) if self._copy else self._lst[idx]
-        idx = range(len(self))[idx]  # negative numbers, IndexError
+        idx = range(len(self))[idx]  # handles negative indices, raises IndexError
         return pickle.loads(memoryview(self._lst[self._ends[idx - 1] if idx else 0 : self._ends[idx]]))
 
 
 class ToIterableDataset(torchdata.IterableDataset):
-    """The stream ``dataset[i] for i in sampler``.
+    """Iterate over ``dataset[i]`` for the indices i of a sampler.
 
     Args:
-        dataset: map-style.
-        sampler: gives indices.
-        shard_sampler: split the indices over the data loader's workers, which otherwise all give the same ones.
-        shard_chunk_size: so many consecutive indices go to one worker.
+        dataset: map-style dataset.
+        sampler: sampler of indices.
+        shard_sampler: split the indices over the data loader's workers. Otherwise every worker returns all of them.
+        shard_chunk_size: number of consecutive indices that one worker receives.
     """
 
     def __init__(self, dataset, sampler, shard_sampler: bool = True, shard_chunk_size: int = 1) -> None:
-        assert not isinstance(dataset, torchdata.IterableDataset), "the dataset is iterable already"
+        assert not isinstance(dataset, torchdata.IterableDataset), "dataset is iterable, expected a map-style one"
         self.dataset, self.sampler = dataset, sampler
         self.shard_sampler, self.shard_chunk_size = shard_sampler, shard_chunk_size
 
@@ -126,9 +141,9 @@ class ToIterableDataset(torchdata.IterableDataset):
 
 
 class AspectRatioGroupedDataset(torchdata.IterableDataset):
-    """Batches (lists of ``batch_size``) of images that are all wide or all not, which need less padding.
+    """Group images into batches that are all wider than high or all not, so that they need less padding.
 
-    Elements of ``dataset`` are dicts with "width" and "height".
+    Elements of ``dataset`` are dicts with "width" and "height". Batches are lists of ``batch_size`` elements.
     """
 
     def __init__(self, dataset, batch_size: int) -> None:

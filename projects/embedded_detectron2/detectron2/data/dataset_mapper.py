@@ -1,4 +1,4 @@
-"""From a dataset dict to a model's input."""
+"""Map dataset dicts to the model's inputs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from fvcore.transforms.transform import Transform
 
+from detectron2._missing import not_included
 from detectron2.config import configurable
 
 from . import detection_utils as utils
@@ -16,15 +17,15 @@ from . import transforms as T
 
 
 class DatasetMapper:
-    """Read the image of a dataset dict, augment it with its annotations, and make tensors.
+    """Read the image of a dataset dict, augment it with its annotations, and convert them to tensors.
 
     Args:
-        is_train: whether annotations are wanted.
-        augmentations: augmentations or fixed transforms, in order.
+        is_train: return annotations too.
+        augmentations: augmentations or fixed transforms, applied in this order.
         image_format: see `detection_utils.read_image`.
-        use_instance_mask: keep segmentations.
+        use_instance_mask: return masks too.
         instance_mask_format: "polygon" or "bitmask".
-        recompute_boxes: replace the boxes by tight ones around the masks (after a crop they are too large).
+        recompute_boxes: replace the boxes by tight ones around the masks. After a crop they would be too large.
     """
 
     @configurable
@@ -32,7 +33,7 @@ class DatasetMapper:
         self, is_train: bool, *, augmentations: list[T.Augmentation | Transform], image_format: str,
         use_instance_mask: bool = False, instance_mask_format: str = "polygon", recompute_boxes: bool = False,
     ) -> None:
-        assert use_instance_mask or not recompute_boxes, "recompute_boxes needs use_instance_mask"
+        assert use_instance_mask or not recompute_boxes, "recompute_boxes is True: set use_instance_mask too"
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -44,7 +45,14 @@ class DatasetMapper:
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True) -> dict:
-        """The arguments that a config asks for."""
+        """Return the constructor's arguments for a config.
+
+        Raises:
+            NotImplementedError: the config asks for keypoints or for proposals from files.
+        """
+        for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
+            if cfg.MODEL[key]:
+                raise not_included(f"MODEL.{key} True")
         augs = utils.build_augmentation(cfg, is_train)
         crop = cfg.INPUT.CROP.ENABLED and is_train
         if crop:
@@ -59,14 +67,15 @@ class DatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Map one dataset dict, which stays as it is.
+        """Map one dataset dict, which is not changed.
 
         Returns:
-            A copy with "image" (uint8 (C, H, W), augmented) and, in training and if it has annotations, "instances"
-            without crowds and empty ones (see `detection_utils.annotations_to_instances`) in their place.
+            A copy with "image", the augmented image (uint8 (C, H, W)). In training, "instances" replace the annotations
+            (see `detection_utils.annotations_to_instances`), without crowds and without empty instances.
 
         Raises:
-            OSError, SizeMismatchError: see `detection_utils`.
+            OSError: the image cannot be read.
+            SizeMismatchError: the image has another size than the dataset dict says.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
@@ -74,7 +83,7 @@ class DatasetMapper:
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
-        # Workers hand on torch tensors through shared memory; arrays would be pickled.
+        # Workers send tensors through shared memory, whereas arrays would be pickled.
         planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
         dataset_dict["image"] = torch.as_tensor(np.array(planes, order="C"))
         annotations = dataset_dict.pop("annotations", None)
@@ -86,6 +95,7 @@ class DatasetMapper:
         annos = []
         for annotation in annotations:
             if annotation.get("iscrowd", 0) == 0:
+                annotation.pop("keypoints", None)
                 if not self.use_instance_mask:
                     annotation.pop("segmentation", None)
                 annos.append(utils.transform_instance_annotations(annotation, transforms, image_size))

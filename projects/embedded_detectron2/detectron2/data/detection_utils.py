@@ -1,4 +1,4 @@
-"""From files and annotation dicts to arrays and `Instances`: the pieces a dataset mapper is made of."""
+"""Functions for dataset mappers: read images, and convert annotations to `Instances`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import logging
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from fvcore.transforms.transform import CropTransform, Transform, TransformList
+from fvcore.transforms.transform import Transform, TransformList
 from PIL import Image, ImageOps
 
+from detectron2._missing import not_included
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
 
@@ -18,11 +19,14 @@ from .catalog import MetadataCatalog
 
 
 class SizeMismatchError(ValueError):
-    """An image has another size than its annotations say."""
+    """An image has another size than its dataset dict says."""
 
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
-    """A PIL image as an array (H, W, C) in ``format``: a mode of PIL or "BGR"; None keeps its own ("L" as (H, W))."""
+    """Convert a PIL image to an array (H, W, C) in ``format``, a mode of PIL or "BGR".
+
+    None keeps the image's mode, and then an image of mode "L" becomes an array (H, W).
+    """
     if format is not None:
         image = image.convert("RGB" if format == "BGR" else format)
     array = np.asarray(image)
@@ -32,7 +36,7 @@ def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
 
 
 def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str | None) -> np.ndarray:
-    """An image (H, W, C) in ``format`` as an RGB array (H, W, 3) of the same type of number."""
+    """Convert an image (H, W, C) in ``format`` to an RGB array (H, W, 3) of the same dtype."""
     if isinstance(image, torch.Tensor):
         image = image.cpu().numpy()
     if format == "BGR":
@@ -43,27 +47,27 @@ def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str | None) -
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
-    """Read an image file, turned upright as its EXIF orientation says.
+    """Read an image file and apply its EXIF orientation.
 
     Returns:
         uint8 (H, W, C) in ``format``, see `convert_PIL_to_numpy`.
 
     Raises:
-        FileNotFoundError: no such file.
-        OSError: not an image, or cut off; the message names the file.
+        FileNotFoundError: the file does not exist.
+        OSError: the file is not an image or is truncated. The message names the file.
     """
     with PathManager.open(file_name, "rb") as f:
         try:
             return convert_PIL_to_numpy(ImageOps.exif_transpose(Image.open(f)), format)
-        except (OSError, SyntaxError) as e:  # SyntaxError is what PIL makes of some broken files
+        except (OSError, SyntaxError) as e:  # PIL raises SyntaxError for some broken files
             raise OSError(f"cannot read the image {file_name}: {e}") from e
 
 
 def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
-    """Check "width" and "height" of ``dataset_dict`` against the image; where they are missing, fill them in.
+    """Check "width" and "height" of ``dataset_dict`` against the image, and set them if they are missing.
 
     Raises:
-        SizeMismatchError: they differ.
+        SizeMismatchError: the image has another size.
     """
     height, width = image.shape[:2]
     expected = (dataset_dict.setdefault("width", width), dataset_dict.setdefault("height", height))
@@ -78,14 +82,22 @@ def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
 def transform_instance_annotations(
     annotation: dict, transforms: Transform | list[Transform], image_size: tuple[int, int]
 ) -> dict:
-    """Transform the box and the segmentation of one annotation, in place; returns it.
+    """Transform the box and the segmentation of an annotation in place, and return the annotation.
 
-    Afterwards "bbox" is an array (4,) XYXY clipped to ``image_size`` (height, width of the transformed image), and
-    "segmentation" a list of flat arrays (from polygons) or a mask (H, W) (from an RLE).
+    Afterwards "bbox" is an array (4,), XYXY, clipped to the image. Polygons in "segmentation" become a list of flat
+    arrays, and an RLE becomes a mask (H, W).
+
+    Args:
+        annotation: dict with "bbox", "bbox_mode" and optionally "segmentation".
+        transforms: applied in this order.
+        image_size: (height, width) of the transformed image.
 
     Raises:
         ValueError: the segmentation is neither a list of polygons nor an RLE.
+        NotImplementedError: the annotation has keypoints.
     """
+    if "keypoints" in annotation:
+        raise not_included('Transforming "keypoints" of annotations')
     if isinstance(transforms, (tuple, list)):
         transforms = TransformList(transforms)
     bbox = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
@@ -99,7 +111,7 @@ def transform_instance_annotations(
         annotation["segmentation"] = [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
     elif isinstance(segm, dict):
         mask = transforms.apply_segmentation(mask_util.decode(segm))
-        assert tuple(mask.shape[:2]) == tuple(image_size), f"mask became {mask.shape}, the image {image_size}"
+        assert tuple(mask.shape[:2]) == tuple(image_size), f"mask has the shape {mask.shape}, expected {image_size}"
         annotation["segmentation"] = mask
     elif segm is not None:
         raise ValueError(
@@ -110,13 +122,13 @@ def transform_instance_annotations(
 
 
 def _to_bitmask(segm, image_size: tuple[int, int]) -> np.ndarray:
-    """A segmentation of any supported kind as a mask (H, W)."""
+    """Convert a segmentation of any supported type to a mask (H, W)."""
     if isinstance(segm, list):
         return polygons_to_bitmask(segm, *image_size)
     if isinstance(segm, dict):
         return mask_util.decode(segm)
     if isinstance(segm, np.ndarray):
-        assert segm.ndim == 2, f"Expect segmentation of 2 dimensions, got {segm.ndim}."
+        assert segm.ndim == 2, f"segmentation has {segm.ndim} dimensions, expected 2"
         return segm
     raise ValueError(
         f"Cannot convert segmentation of type '{type(segm)}' to BitMasks! Supported types are: polygons as "
@@ -125,15 +137,23 @@ def _to_bitmask(segm, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon") -> Instances:
-    """Annotations (after `transform_instance_annotations`) as what models train on.
+    """Convert annotations, after `transform_instance_annotations`, to the ground truth for a model.
+
+    Args:
+        annos: annotations of one image.
+        image_size: (height, width) of the image.
+        mask_format: "polygon" or "bitmask".
 
     Returns:
-        ``Instances`` of ``image_size`` (height, width) with "gt_boxes" (Boxes), "gt_classes" (int64) and, if the
-        annotations have segmentations, "gt_masks" (`PolygonMasks` or, with ``mask_format="bitmask"``, `BitMasks`).
+        ``Instances`` with "gt_boxes" (`Boxes`), "gt_classes" (int64 (N,)) and, if the annotations have segmentations,
+        "gt_masks" (`PolygonMasks` or `BitMasks`).
 
     Raises:
-        ValueError: a segmentation cannot be had in this format.
+        ValueError: a segmentation cannot be converted to ``mask_format``.
+        NotImplementedError: an annotation has keypoints.
     """
+    if any("keypoints" in a for a in annos):
+        raise not_included('Making instances of "keypoints"')
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
     target = Instances(image_size)
     target.gt_boxes = Boxes(torch.as_tensor(np.array(boxes).reshape(-1, 4)))
@@ -148,7 +168,7 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
                 )
             target.gt_masks = PolygonMasks(segms)
         else:
-            assert mask_format == "bitmask", f"mask_format is 'polygon' or 'bitmask', got {mask_format!r}"
+            assert mask_format == "bitmask", f"mask_format is {mask_format!r}, expected 'polygon' or 'bitmask'"
             target.gt_masks = BitMasks(np.stack([_to_bitmask(s, image_size) for s in segms]))
     return target
 
@@ -157,12 +177,15 @@ def filter_empty_instances(
     instances: Instances, by_box: bool = True, by_mask: bool = True, box_threshold: float = 1e-5,
     return_mask: bool = False,
 ) -> Instances | tuple[Instances, torch.Tensor]:
-    """Drop instances with a box narrower than ``box_threshold`` pixels or with an empty mask.
+    """Remove instances with an empty box or an empty mask.
 
-    Returns:
-        The rest; with ``return_mask`` also the bool (N,) of those that stayed.
+    Args:
+        instances: with "gt_boxes" and optionally "gt_masks".
+        by_box: remove instances whose box has a side of at most ``box_threshold`` pixels.
+        by_mask: remove instances whose mask is empty.
+        return_mask: return a bool tensor (N,) as well: which instances are kept.
     """
-    assert by_box or by_mask, "filter_empty_instances needs by_box or by_mask"
+    assert by_box or by_mask, "by_box and by_mask are both False, expected at least one"
     keep = torch.ones(len(instances), dtype=torch.bool)
     if by_box:
         keep &= instances.gt_boxes.nonempty(threshold=box_threshold)
@@ -171,32 +194,12 @@ def filter_empty_instances(
     return (instances[keep], keep) if return_mask else instances[keep]
 
 
-def gen_crop_transform_with_instance(
-    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict
-) -> CropTransform:
-    """A random crop of ``crop_size`` (height, width) that holds the centre of the annotation's box.
-
-    Raises:
-        AssertionError: the crop is larger than the image, or the centre lies beyond it.
-    """
-    crop_size, image_size = np.asarray(crop_size, dtype=np.int32), np.asarray(image_size, dtype=np.int32)
-    x0, y0, x1, y1 = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
-    center = np.array([(y0 + y1) * 0.5, (x0 + x1) * 0.5])
-    assert (image_size >= crop_size).all(), f"Crop size {crop_size} is larger than image size {image_size}!"
-    assert (image_size >= center).all(), "The annotation bounding box is outside of the image!"
-    low = np.maximum(np.floor(center).astype(np.int32) - crop_size, 0)
-    high = np.minimum(np.ceil(center).astype(np.int32), image_size - crop_size)
-    y = np.random.randint(low[0], high[0] + 1)
-    x = np.random.randint(low[1], high[1] + 1)
-    return CropTransform(x, y, crop_size[1], crop_size[0])
-
-
 def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:
-    """Check that the datasets have the same metadata ``key``.
+    """Check that all datasets have the same value of the metadata ``key``.
 
     Raises:
-        AttributeError: one does not have it.
-        ValueError: they differ.
+        AttributeError: a dataset does not have it.
+        ValueError: the values differ.
     """
     values = [getattr(MetadataCatalog.get(name), key) for name in dataset_names]
     differing = [i for i, v in enumerate(values) if v != values[0]]
@@ -209,7 +212,7 @@ def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:
 
 
 def build_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
-    """The default augmentations of a config: resize and, in training, flip."""
+    """Return the default augmentations of a config: resize and, in training, flip."""
     if not is_train:
         return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     sizes, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING

@@ -1,4 +1,4 @@
-"""AP of boxes and masks as COCO defines it, by pycocotools."""
+"""COCO's AP of boxes and masks, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class COCOEvaluator(DatasetEvaluator):
-    """AP of boxes ("bbox") and masks ("segm"), in percent; nan where it can't be computed.
+    """AP of boxes ("bbox") and masks ("segm") in percent, or nan where it cannot be computed.
 
     Args:
-        dataset_name: its metadata has "json_file"; without, the dataset is written as a COCO file to ``output_dir``.
-        tasks: of "bbox" and "segm"; by default what the predictions have.
-        distributed: gather the predictions of all processes and evaluate in the main one (all must call `evaluate`).
-            Otherwise each process evaluates what it saw.
-        output_dir: gets "coco_instances_results.json".
-        max_dets_per_image: count more than COCO's 100 detections an image.
-        use_fast_impl: taken for callers of Detectron2's own; here it's always the official implementation.
-        allow_cached_coco: use a COCO file that an earlier run left in ``output_dir``.
+        dataset_name: name of the dataset. If its metadata has no "json_file", the dataset is written as a COCO file to
+            ``output_dir``.
+        tasks: "bbox", "segm" or both. By default those that the predictions have.
+        distributed: gather the predictions of all processes and evaluate them in the main one. All processes must call
+            `evaluate`. Otherwise each process evaluates its own predictions.
+        output_dir: folder to write "coco_instances_results.json" to.
+        max_dets_per_image: number of detections per image that count, by default COCO's 100.
+        use_fast_impl: has no effect, because pycocotools is always used.
+        allow_cached_coco: use the COCO file that an earlier run wrote to ``output_dir``.
     """
 
     def __init__(
@@ -59,22 +60,30 @@ class COCOEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all predictions."""
+        """Remove all predictions."""
         self._predictions: list[dict] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take in ``outputs[i]["instances"]``, in the frame of the original image ``inputs[i]["image_id"]``."""
+        """Add the predictions of a batch.
+
+        Args:
+            inputs: dicts with "image_id".
+            outputs: dicts with "instances", whose coordinates are those of the original image.
+        """
         for input, output in zip(inputs, outputs):
             image_id = input["image_id"]
             instances = instances_to_coco_json(output["instances"].to(torch.device("cpu")), image_id)
             self._predictions.append({"image_id": image_id, "instances": instances})
 
     def evaluate(self, img_ids: list[int] | None = None) -> OrderedDict:
-        """Score the predictions, on ``img_ids`` only if given.
+        """Evaluate the predictions.
+
+        Args:
+            img_ids: images to evaluate. By default all.
 
         Returns:
-            {task: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" ...}}; {} on other than the main process
-            and where nothing was predicted on.
+            Per task a dict with "AP", "AP50", "AP75", "APs", "APm", "APl" and "AP-<class>". Empty if there are no
+            predictions, and in all but the main process.
         """
         predictions = self._predictions
         if self._distributed:
@@ -99,7 +108,7 @@ class COCOEvaluator(DatasetEvaluator):
         return OrderedDict((task, self._evaluate_task(task, results, img_ids)) for task in sorted(tasks))
 
     def _restore_category_ids(self, results: list[dict]) -> None:
-        """Contiguous classes -> the file's category ids, in place."""
+        """Replace classes by the COCO file's category ids, in place."""
         id_map = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if id_map is None:
             return
@@ -117,9 +126,9 @@ class COCOEvaluator(DatasetEvaluator):
         if not results:
             logger.warning("No predictions from the model!")
             return dict.fromkeys(METRICS, float("nan"))
-        results = copy.deepcopy(results)  # loadRes writes into them
+        results = copy.deepcopy(results)  # loadRes changes them
         if task == "segm":
-            # With a box there, pycocotools would take its area for the mask's in small/medium/large.
+            # With a box, pycocotools would use the box's area to tell small, medium and large masks apart.
             for result in results:
                 result.pop("bbox", None)
         coco_eval = COCOeval(self._coco_api, self._coco_api.loadRes(results), task)
@@ -131,7 +140,13 @@ class COCOEvaluator(DatasetEvaluator):
         return self._derive_results(task, coco_eval.eval["precision"], _summarize(coco_eval))
 
     def _derive_results(self, task: str, precision: np.ndarray, stats: list[float]) -> dict[str, float]:
-        """Percentages from COCO's ``stats``, and per class from ``precision`` (IoU, recall, class, area, max dets)."""
+        """Return the summary in percent, and AP per class.
+
+        Args:
+            task: "bbox" or "segm".
+            precision: COCO's precisions (IoU, recall, class, area, max detections).
+            stats: COCO's summary, 0 to 1 or -1.
+        """
         results = {metric: float(s * 100 if s >= 0 else "nan") for metric, s in zip(METRICS, stats)}
         logger.info(f"Evaluation results for {task}: \n" + create_small_table(results))
         if not np.isfinite(list(results.values())).all():
@@ -153,13 +168,16 @@ class COCOEvaluator(DatasetEvaluator):
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what is not -1; where there is nothing, -1."""
+    """Return the mean of the values other than -1, or -1 if there are none."""
     values = values[values > -1]
     return float(values.mean()) if values.size else -1.0
 
 
 def _summarize(coco_eval: COCOeval) -> list[float]:
-    """Print COCO's table of 12 lines and return its numbers (0..1, or -1), at whatever ``maxDets`` is set."""
+    """Print COCO's table of 12 lines and return its numbers (0 to 1, or -1).
+
+    pycocotools' own function works with 100 detections per image only.
+    """
     p = coco_eval.params
     areas, stats = p.areaRngLbl, []
     most = len(p.maxDets) - 1
@@ -179,11 +197,11 @@ def _summarize(coco_eval: COCOeval) -> list[float]:
 
 
 def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict]:
-    """Predictions of one image as COCO results, boxes XYWH, masks as compressed RLE.
+    """Convert the predictions of one image to COCO results, with XYWH boxes and compressed RLE.
 
     Args:
-        instances: with "pred_boxes", "scores", "pred_classes" and perhaps "pred_masks" (bool (N, H, W)), on the CPU.
-        img_id: the image's id.
+        instances: with "pred_boxes", "scores", "pred_classes" and optionally "pred_masks" (bool (N, H, W)), on the CPU.
+        img_id: id of the image.
     """
     if len(instances) == 0:
         return []

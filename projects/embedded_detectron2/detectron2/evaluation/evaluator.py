@@ -1,4 +1,4 @@
-"""The evaluation loop and what an evaluator is."""
+"""The evaluation loop and the base class of evaluators."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 class DatasetEvaluator:
-    """Collects a model's outputs over a dataset (`process`) and scores them at the end (`evaluate`)."""
+    """Base class of evaluators: `process` collects a model's outputs, `evaluate` evaluates them."""
 
     def reset(self) -> None:
-        """Start a new round."""
+        """Start a new evaluation."""
 
     def process(self, inputs: list, outputs: list) -> None:
-        """Take in a batch: what the model got and what it gave."""
+        """Add a batch: the model's inputs and outputs."""
 
     def evaluate(self):
-        """Score what came in: {task: {metric: score}}, or None or {} on processes that have nothing to say."""
+        """Return {task: {metric: score}}. Processes without a result return None or {}."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators as one; their results must have different keys."""
+    """Several evaluators as one. Their results must have different keys."""
 
     def __init__(self, evaluators: list[DatasetEvaluator]) -> None:
         self._evaluators = evaluators
@@ -57,7 +57,10 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 class _Stopwatch:
-    """Seconds spent in loading, computing and evaluating; the first iterations, of which all are slow, not counted."""
+    """Measures the time of loading, computing and evaluating.
+
+    The first iterations do not count, because they are slower.
+    """
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -101,16 +104,16 @@ def inference_on_dataset(
     model: Callable, data_loader, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
     callbacks: Mapping[str, Callable[[], None]] | None = None,
 ):
-    """Run ``model`` (a module in eval mode) over ``data_loader``, which has a length, and evaluate; logs the speed.
+    """Run a model over a data loader, evaluate its outputs, and log the speed.
 
     Args:
-        model: batch -> outputs.
-        data_loader: gives batches.
-        evaluator: one, several, or None to measure the speed only.
-        callbacks: functions to call "on_start", "before_inference", "after_inference" and "on_end".
+        model: function from a batch to outputs. A module is run in eval mode.
+        data_loader: iterable of batches with a length.
+        evaluator: one evaluator, several, or None to measure the speed only.
+        callbacks: functions to call at "on_start", "before_inference", "after_inference" and "on_end".
 
     Returns:
-        What the evaluator's ``evaluate`` gives; {} for None.
+        The result of the evaluator's ``evaluate``, or {} for None.
     """
     callbacks = callbacks or {}
 
@@ -154,7 +157,7 @@ def inference_on_dataset(
 
 @contextmanager
 def inference_context(model: nn.Module) -> Iterator[None]:
-    """The module in eval mode, and afterwards back in the mode it was in."""
+    """Set a module to eval mode, and afterwards back to the mode before."""
     training = model.training
     model.eval()
     try:

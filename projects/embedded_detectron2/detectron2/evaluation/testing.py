@@ -1,4 +1,4 @@
-"""Printing results and checking them against expected ones."""
+"""Print results and compare them with expected ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ logger = logging.getLogger(__name__)
 
 
 def print_csv_format(results: Mapping) -> None:
-    """Log task -> {metric: score} as lines for a spreadsheet; metrics with "-" in the name are left out."""
-    assert isinstance(results, Mapping), f"results must be a dict, got {type(results)}"
+    """Log results, {task: {metric: score}}, as lines for a spreadsheet.
+
+    Metrics with "-" in the name are left out.
+    """
+    assert isinstance(results, Mapping), f"results is a {type(results)}, expected a dict"
     for task, scores in results.items():
         if isinstance(scores, Mapping):
             shown = {k: v for k, v in scores.items() if "-" not in k}
@@ -24,10 +27,10 @@ def print_csv_format(results: Mapping) -> None:
 
 
 def verify_results(cfg, results: Mapping) -> bool:
-    """Check results against ``cfg.TEST.EXPECTED_RESULTS``: rows (task, metric, expected, tolerance).
+    """Compare results with ``cfg.TEST.EXPECTED_RESULTS``: (task, metric, expected score, tolerance).
 
     Returns:
-        True, if all are within their tolerance; otherwise the process ends with exit code 1.
+        True if all scores are within their tolerance. Otherwise the process exits with code 1.
     """
     expected_results = cfg.TEST.EXPECTED_RESULTS
     for task, metric, expected, tolerance in expected_results:
@@ -43,7 +46,7 @@ def verify_results(cfg, results: Mapping) -> bool:
 
 
 def flatten_results_dict(results: Mapping) -> dict:
-    """Nested dicts as one, keys joined with "/"."""
+    """Flatten nested dicts, with keys joined by "/"."""
     flat = {}
     for key, value in results.items():
         if isinstance(value, Mapping):

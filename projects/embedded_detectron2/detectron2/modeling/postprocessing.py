@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from detectron2.structures import Instances, ROIMasks
+import torch
+
+from detectron2.layers import paste_masks_in_image
+from detectron2.structures import Instances
 
 
 def detector_postprocess(
@@ -26,9 +29,7 @@ def detector_postprocess(
     boxes.clip(results.image_size)
     results = results[boxes.nonempty()]
     if results.has("pred_masks"):
-        masks = results.pred_masks
-        if not isinstance(masks, ROIMasks):
-            masks = ROIMasks(masks[:, 0])
-        size = results.image_size
-        results.pred_masks = masks.to_bitmasks(results.pred_boxes.tensor, *size, mask_threshold).tensor
+        masks, boxes = results.pred_masks[:, 0], results.pred_boxes.tensor
+        pasted = paste_masks_in_image(masks, boxes, results.image_size, threshold=mask_threshold)
+        results.pred_masks = pasted.to(torch.bool)  # uint8 where there are none
     return results

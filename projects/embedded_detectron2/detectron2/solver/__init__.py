@@ -1,10 +1,5 @@
-from detectron2.solver.build import build_lr_scheduler, build_optimizer, get_default_optimizer_params
-from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
+"""Optimizers and learning rate schedules."""
+# ruff: noqa: F401 (re-exports)
 
-__all__ = [
-    "build_lr_scheduler",
-    "build_optimizer",
-    "get_default_optimizer_params",
-    "LRMultiplier",
-    "WarmupParamScheduler",
-]
+from .build import build_lr_scheduler, build_optimizer, get_default_optimizer_params
+from .lr_scheduler import LRMultiplier, WarmupParamScheduler

@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule from ``cfg.SOLVER``."""
+"""Build the optimizer and the learning rate schedule that ``cfg.SOLVER`` asks for."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _NORMS = (
 
 
 def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The optimizer class, or if ``SOLVER.CLIP_GRADIENTS.ENABLED`` a subclass that clips before each step.
+    """Return the optimizer class, or a subclass that clips gradients.
 
-    ``CLIP_TYPE`` "value" bounds every gradient's elements by ``CLIP_VALUE``, "norm" every parameter's gradient's
-    ``NORM_TYPE``-norm (one parameter at a time, not the whole model's).
+    With ``SOLVER.CLIP_GRADIENTS.ENABLED`` it clips before each step: with ``CLIP_TYPE`` "value" the elements of each
+    gradient to ``CLIP_VALUE``, with "norm" the ``NORM_TYPE`` norm of each gradient (not of the whole model's).
 
     Raises:
-        ValueError: another ``CLIP_TYPE``.
+        ValueError: ``CLIP_TYPE`` has another value.
     """
     clip = copy.deepcopy(cfg.SOLVER.CLIP_GRADIENTS)
     if not clip.ENABLED:
         return optimizer
     if clip.CLIP_TYPE not in ("value", "norm"):
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'value' or 'norm', got '{clip.CLIP_TYPE}'")
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}', expected 'value' or 'norm'")
 
     def step(self, closure=None):
         for group in self.param_groups:
@@ -51,7 +51,7 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimi
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum, groups as `get_default_optimizer_params` makes them, clipping as the config says."""
+    """Build SGD with momentum and clipping, for the groups of `get_default_optimizer_params`."""
     solver = cfg.SOLVER
     params = get_default_optimizer_params(
         model,
@@ -71,28 +71,24 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def get_default_optimizer_params(
-    model: nn.Module,
-    base_lr: float | None = None,
-    weight_decay: float | None = None,
-    weight_decay_norm: float | None = None,
-    bias_lr_factor: float | None = 1.0,
-    weight_decay_bias: float | None = None,
-    lr_factor_func: Callable[[str], float] | None = None,
-    overrides: dict[str, dict[str, float]] | None = None,
+    model: nn.Module, base_lr: float | None = None, weight_decay: float | None = None,
+    weight_decay_norm: float | None = None, bias_lr_factor: float | None = 1.0, weight_decay_bias: float | None = None,
+    lr_factor_func: Callable[[str], float] | None = None, overrides: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: trainable parameters, each once, grouped by equal options.
+    """Return parameter groups for an optimizer: each trainable parameter once, grouped by equal options.
 
     Args:
-        model: the parameters' owner.
-        base_lr, weight_decay: options of every group; None leaves them to the optimizer.
-        weight_decay_norm: for the parameters of normalisation layers instead.
-        bias_lr_factor: ``base_lr`` times this for parameters called "bias".
-        weight_decay_bias: for parameters called "bias" instead, those of normalisation layers too.
-        lr_factor_func: full parameter name -> factor on ``base_lr``.
-        overrides: last part of a parameter's name -> its options, which win.
+        model: model whose parameters are optimized.
+        base_lr: learning rate of every group. None leaves it to the optimizer.
+        weight_decay: weight decay of every group. None leaves it to the optimizer.
+        weight_decay_norm: weight decay of the parameters of normalization layers.
+        bias_lr_factor: factor on ``base_lr`` for parameters called "bias".
+        weight_decay_bias: weight decay of parameters called "bias", also of those in normalization layers.
+        lr_factor_func: returns the factor on ``base_lr`` for a parameter's full name.
+        overrides: options for parameters by the last part of their name. They replace all of the above.
 
     Raises:
-        ValueError: a factor without ``base_lr``; ``overrides`` for "bias" besides options for biases.
+        ValueError: a factor is given without ``base_lr``, or ``overrides`` has "bias" besides the arguments for biases.
     """
     overrides = dict(overrides or {})
     defaults = {k: v for k, v in (("lr", base_lr), ("weight_decay", weight_decay)) if v is not None}
@@ -128,13 +124,14 @@ def get_default_optimizer_params(
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule named ``SOLVER.LR_SCHEDULER_NAME``, after a warm-up, as an `LRMultiplier`.
+    """Build the schedule ``SOLVER.LR_SCHEDULER_NAME``, which starts with a warm-up.
 
-    "WarmupMultiStepLR" multiplies by ``GAMMA`` at each of ``STEPS``; "WarmupCosineLR" falls along half a cosine to
-    ``BASE_LR_END``; "WarmupStepWithFixedGammaLR" multiplies by ``GAMMA`` ``NUM_DECAYS`` times at equal distances.
+    "WarmupMultiStepLR" multiplies the learning rate by ``GAMMA`` at each iteration of ``STEPS``. "WarmupCosineLR" lets
+    it fall along half a cosine to ``BASE_LR_END``. "WarmupStepWithFixedGammaLR" multiplies it by ``GAMMA``
+    ``NUM_DECAYS`` times, at equal distances.
 
     Raises:
-        ValueError: another name.
+        ValueError: the schedule has another name.
     """
     solver = cfg.SOLVER
     name, max_iter = solver.LR_SCHEDULER_NAME, solver.MAX_ITER

@@ -1,19 +1,7 @@
 """Boxes, masks, images and the instances that hold them together."""
+# ruff: noqa: F401 (re-exports)
 
-from .boxes import Boxes, BoxMode, pairwise_ioa, pairwise_iou
+from .boxes import Boxes, BoxMode, pairwise_iou
 from .image_list import ImageList
 from .instances import Instances
-from .masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
-
-__all__ = [
-    "BitMasks",
-    "BoxMode",
-    "Boxes",
-    "ImageList",
-    "Instances",
-    "PolygonMasks",
-    "ROIMasks",
-    "pairwise_ioa",
-    "pairwise_iou",
-    "polygons_to_bitmask",
-]
+from .masks import BitMasks, PolygonMasks, polygons_to_bitmask

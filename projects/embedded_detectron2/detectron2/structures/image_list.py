@@ -1,4 +1,4 @@
-"""A batch of images of unequal sizes as one padded tensor."""
+"""A batch of images of different sizes as one padded tensor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from torch.nn import functional as F
 
 
 class ImageList:
-    """Padded images: ``tensor`` (N, ..., H, W) and ``image_sizes``, the (height, width) of each before padding."""
+    """Padded images.
+
+    Attributes:
+        tensor: (N, ..., H, W).
+        image_sizes: (height, width) of each image before padding.
+    """
 
     def __init__(self, tensor: torch.Tensor, image_sizes: list[tuple[int, int]]) -> None:
         self.tensor = tensor
@@ -17,31 +22,31 @@ class ImageList:
         return len(self.image_sizes)
 
     def __getitem__(self, idx: int) -> torch.Tensor:
-        """Image ``idx`` without its padding."""
+        """Return image ``idx`` without its padding."""
         height, width = self.image_sizes[idx]
         return self.tensor[idx, ..., :height, :width]
 
     def to(self, *args, **kwargs) -> ImageList:
-        """The same batch elsewhere (device or dtype)."""
+        """Return the batch on another device or with another dtype."""
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
     def device(self) -> torch.device:
-        """The tensor's device."""
+        """Device of the tensor."""
         return self.tensor.device
 
     @staticmethod
     def from_tensors(
-        tensors: list[torch.Tensor],
-        size_divisibility: int = 0,
-        pad_value: float = 0.0,
+        tensors: list[torch.Tensor], size_divisibility: int = 0, pad_value: float = 0.0,
         padding_constraints: dict[str, int] | None = None,
     ) -> ImageList:
-        """Pad images (C, H_i, W_i) at the right and bottom to one common size.
+        """Pad images at the right and bottom to a common size.
 
         Args:
-            size_divisibility: the common height and width are made multiples of it (0: not at all).
-            padding_constraints: ``{"size_divisibility": n, "square_size": s}`` of a backbone; overrides the former.
+            tensors: images (C, H_i, W_i).
+            size_divisibility: the common height and width become multiples of it. 0 pads to the largest image only.
+            padding_constraints: a backbone's ``{"size_divisibility": n, "square_size": s}``, which replaces
+                ``size_divisibility``. With s > 0 the common size is (s, s).
         """
         constraints = padding_constraints or {}
         divisor = constraints.get("size_divisibility", size_divisibility)

@@ -1,4 +1,4 @@
-"""The instances of one image: named fields of one length."""
+"""The instances of one image, as named fields of the same length."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 class Instances:
-    """Fields (``gt_boxes``, ``pred_masks``, ``scores``, ...) that all hold one entry an instance.
+    """Fields such as ``gt_boxes``, ``pred_masks`` and ``scores``, each with one entry per instance.
 
-    ``image_size`` is the (height, width), in pixels, of the image that the fields' coordinates refer to.
+    ``image_size`` is the (height, width) in pixels of the image that the coordinates refer to.
     """
 
     def __init__(self, image_size: tuple[int, int], **kwargs: Any) -> None:
@@ -37,39 +37,39 @@ class Instances:
         return self._fields[name]
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field; its length must be that of the others."""
+        """Set a field, which must be as long as the others."""
         if self._fields and len(value) != len(self):
-            raise AssertionError(f"field '{name}' has {len(value)} entries, these Instances have {len(self)}")
+            raise AssertionError(f"field '{name}' has {len(value)} entries, the others have {len(self)}")
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
-        """Whether the field is there."""
+        """Return whether there is a field of this name."""
         return name in self._fields
 
     def remove(self, name: str) -> None:
-        """Drop a field."""
+        """Remove a field."""
         del self._fields[name]
 
     def get(self, name: str) -> Any:
-        """A field by name; KeyError if it is not there."""
+        """Return a field; KeyError if it does not exist."""
         return self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:
-        """All fields; writing to the dict skips the length check."""
+        """Return the dict of all fields. Writing to it skips the length check."""
         return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> Instances:
-        """Every field that can be moved, moved."""
+        """Return the instances with ``to()`` called on every field that has it."""
         moved = Instances(self._image_size)
         for name, value in self._fields.items():
             moved.set(name, value.to(*args, **kwargs) if hasattr(value, "to") else value)
         return moved
 
     def __getitem__(self, item: int | slice | torch.Tensor) -> Instances:
-        """The instances that an int, slice, bool or index tensor picks; an int gives one instance."""
+        """Select instances by an int (one instance), a slice, or a tensor of bools or indices."""
         if isinstance(item, int):
             if not -len(self) <= item < len(self):
-                raise IndexError(f"instance {item} of {len(self)}")
+                raise IndexError(f"instance {item} does not exist, there are {len(self)}")
             item = slice(item, None if item == -1 else item + 1)
         picked = Instances(self._image_size)
         for name, value in self._fields.items():
@@ -82,18 +82,18 @@ class Instances:
         raise NotImplementedError("Instances without any field have no length")
 
     def __iter__(self):
-        raise NotImplementedError("Instances are not iterable; iterate over one of their fields")
+        raise NotImplementedError("Instances cannot be iterated over: iterate over one of their fields")
 
     @staticmethod
     def cat(instance_lists: list[Instances]) -> Instances:
-        """One ``Instances`` out of several of the same image size and fields."""
+        """Concatenate a non-empty list of ``Instances`` with the same image size and fields."""
         if not instance_lists or not all(isinstance(i, Instances) for i in instance_lists):
-            raise AssertionError("Instances.cat takes a non-empty list of Instances")
+            raise AssertionError("Instances.cat expects a non-empty list of Instances")
         first = instance_lists[0]
         if len(instance_lists) == 1:
             return first
         if any(i.image_size != first.image_size for i in instance_lists):
-            raise AssertionError(f"image sizes differ: {[i.image_size for i in instance_lists]}")
+            raise AssertionError(f"Instances.cat expects one image size, got {[i.image_size for i in instance_lists]}")
         joined = Instances(first.image_size)
         for name, value in first._fields.items():
             values = [i.get(name) for i in instance_lists]

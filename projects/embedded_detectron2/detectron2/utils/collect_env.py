@@ -1,4 +1,4 @@
-"""What a bug report needs to know about the machine."""
+"""Versions and devices, for logs and bug reports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from tabulate import tabulate
 
 import detectron2
 
-__all__ = ["collect_env_info"]
-
 
 def collect_env_info() -> str:
-    """A table of versions and devices."""
+    """Return a table of versions and devices."""
     where = os.path.dirname(detectron2.__file__)
     rows = [
         ("sys.platform", sys.platform),

@@ -1,4 +1,4 @@
-"""What processes of one job say to each other. Without ``torch.distributed`` everything behaves as one process."""
+"""Communication between the processes of a job. Without ``torch.distributed`` there is one process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 _LOCAL_PROCESS_GROUP = None
 _MISSING_LOCAL_PG = (
-    "The group of this machine's processes does not exist yet: start them with detectron2.engine.launch(), or call "
+    "The process group of this machine does not exist: start the processes with detectron2.engine.launch(), or call "
     "comm.create_local_process_group(processes_per_machine) after torch.distributed.init_process_group()."
 )
 
@@ -20,26 +20,28 @@ def _initialized() -> bool:
 
 
 def get_world_size() -> int:
-    """Number of processes over all machines."""
+    """Return the number of processes on all machines."""
     return dist.get_world_size() if _initialized() else 1
 
 
 def get_rank() -> int:
-    """Number of this process over all machines, from 0."""
+    """Return the rank of this process among those of all machines."""
     return dist.get_rank() if _initialized() else 0
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Make the group of the processes on this machine; ranks are consecutive per machine. All processes must call it.
+    """Create the process group of this machine. All processes must call it.
+
+    The ranks of the processes on a machine are consecutive.
 
     Raises:
-        ValueError: the world size is not a multiple of ``num_workers_per_machine``.
+        ValueError: the number of processes is not a multiple of ``num_workers_per_machine``.
     """
     global _LOCAL_PROCESS_GROUP
     world = get_world_size()
     if world % num_workers_per_machine:
-        raise ValueError(f"{world} processes don't divide into machines of {num_workers_per_machine}")
-    for first in range(0, world, num_workers_per_machine):  # every process takes part in making every group
+        raise ValueError(f"there are {world} processes, expected a multiple of {num_workers_per_machine} per machine")
+    for first in range(0, world, num_workers_per_machine):  # every process must call new_group for every group
         ranks = list(range(first, first + num_workers_per_machine))
         group = dist.new_group(ranks)
         if get_rank() in ranks:
@@ -47,23 +49,18 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
 
 
 def get_local_process_group():
-    """The group made by `create_local_process_group`."""
+    """Return the group of `create_local_process_group`."""
     assert _LOCAL_PROCESS_GROUP is not None, _MISSING_LOCAL_PG
     return _LOCAL_PROCESS_GROUP
 
 
 def get_local_rank() -> int:
-    """Number of this process on its machine, from 0."""
+    """Return the rank of this process among those of its machine."""
     return dist.get_rank(group=get_local_process_group()) if _initialized() else 0
 
 
-def get_local_size() -> int:
-    """Number of processes on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _initialized() else 1
-
-
 def is_main_process() -> bool:
-    """Whether this is the process that logs and writes files (rank 0)."""
+    """Return whether this is the process of rank 0, which logs and writes files."""
     return get_rank() == 0
 
 
@@ -79,12 +76,12 @@ def synchronize() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _get_global_gloo_group():
-    """A gloo group of everybody: pickled objects need not pass through GPU memory."""
+    """Return a gloo group of all processes, which sends pickled objects without copying them to GPUs."""
     return dist.new_group(backend="gloo") if dist.get_backend() == dist.Backend.NCCL else dist.group.WORLD
 
 
 def all_gather(data, group=None) -> list:
-    """Gather any picklable ``data`` of every process of ``group`` (default: all); every process gets the whole list."""
+    """Gather picklable ``data`` of all processes of ``group`` (default: all) into a list on each."""
     if get_world_size() == 1:
         return [data]
     group = group or _get_global_gloo_group()
@@ -97,7 +94,7 @@ def all_gather(data, group=None) -> list:
 
 
 def gather(data, dst: int = 0, group=None) -> list:
-    """Like `all_gather`, but only rank ``dst`` gets the list; the others get an empty one."""
+    """Like `all_gather`, but only rank ``dst`` receives the list. The others receive an empty one."""
     if get_world_size() == 1:
         return [data]
     group = group or _get_global_gloo_group()
@@ -110,19 +107,8 @@ def gather(data, dst: int = 0, group=None) -> list:
 
 
 def shared_random_seed() -> int:
-    """A seed below 2**31 that rank 0 draws from numpy's generator; all processes must call it, and all get the same."""
+    """Return a seed below 2**31, the same in all processes. All of them must call it.
+
+    Rank 0 draws it from numpy's global generator.
+    """
     return all_gather(int(np.random.randint(2**31)))[0]
-
-
-def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Mean (or sum) over processes of scalar tensors by name; only rank 0's result is meaningful. Keys must agree."""
-    world = get_world_size()
-    if world < 2:
-        return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)  # the same order everywhere
-        values = torch.stack([input_dict[k] for k in names])
-        dist.reduce(values, dst=0)
-        if average and dist.get_rank() == 0:
-            values /= world
-        return dict(zip(names, values))

@@ -1,4 +1,4 @@
-"""Seeding and library versions."""
+"""Seeding of the random generators."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from datetime import datetime
 import numpy as np
 import torch
 
-__all__ = ["TORCH_VERSION", "seed_all_rng"]
-
-#: (major, minor) of the running torch.
-TORCH_VERSION = tuple(int(x) for x in torch.__version__.split(".")[:2])
-
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed torch, numpy and python's ``random``; with ``None`` from the clock, the process id and the OS, logged."""
+    """Seed torch, numpy and Python's ``random``.
+
+    None generates a seed from the time, the process id and the operating system's generator, and logs it.
+    """
     if seed is None:
         entropy = int.from_bytes(os.urandom(2), "big")
         seed = (os.getpid() + int(datetime.now().strftime("%S%f")) + entropy) % 2**31
@@ -25,4 +23,4 @@ def seed_all_rng(seed: int | None = None) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     random.seed(seed)
-    os.environ["PYTHONHASHSEED"] = str(seed)  # for worker processes started from here
+    os.environ["PYTHONHASHSEED"] = str(seed)  # for processes started from this one

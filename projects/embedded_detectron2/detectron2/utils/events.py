@@ -1,4 +1,4 @@
-"""Scalars and images of a running training, and the writers that put them on screen and disk."""
+"""Scalars of a running training, and the writers that log them and write them to files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 
 import torch
@@ -16,51 +16,37 @@ from fvcore.common.history_buffer import HistoryBuffer
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = [
-    "get_event_storage",
-    "has_event_storage",
-    "EventWriter",
-    "JSONWriter",
-    "TensorboardXWriter",
-    "CommonMetricPrinter",
-    "EventStorage",
-]
-
 _STORAGE_STACK: list[EventStorage] = []
 
 
 def get_event_storage() -> EventStorage:
-    """The innermost open storage; AssertionError outside ``with EventStorage(...)``."""
+    """Return the innermost open storage; AssertionError outside of ``with EventStorage(...)``."""
     assert _STORAGE_STACK, "get_event_storage() has to be called inside a 'with EventStorage(...)' context!"
     return _STORAGE_STACK[-1]
 
 
-def has_event_storage() -> bool:
-    """Whether a storage is open."""
-    return bool(_STORAGE_STACK)
-
-
 class EventStorage:
-    """Collects what a training emits, by name and iteration. Opened with ``with``; `get_event_storage` finds it."""
+    """Collects scalars of a training by name and iteration.
+
+    Inside ``with EventStorage(...)``, `get_event_storage` returns it.
+    """
 
     def __init__(self, start_iter: int = 0):
         self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._iter = start_iter
-        self._prefix = ""
-        self._images: list[tuple] = []
-
-    def put_image(self, img_name: str, img_tensor) -> None:
-        """Keep an RGB image, (3, H, W), uint8 in [0, 255] or float in [0, 1], for the writers."""
-        self._images.append((img_name, img_tensor, self._iter))
 
     def put_scalar(self, name: str, value, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
-        """Add ``value`` under ``name`` at iteration ``cur_iter`` (default: now).
+        """Add a value.
 
-        ``smoothing_hint`` says whether writers should show a median over a window; it must not change for a name.
+        Args:
+            name: name of the scalar.
+            value: number, or tensor with one element.
+            smoothing_hint: whether writers should write the median over a window. It must be the same for all values of
+                a name.
+            cur_iter: iteration of the value, by default the current one.
         """
-        name = self._prefix + name
         cur_iter = self._iter if cur_iter is None else cur_iter
         value = float(value)
         hint = self._smoothing.setdefault(name, smoothing_hint)
@@ -69,42 +55,42 @@ class EventStorage:
         self._latest[name] = (value, cur_iter)
 
     def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs) -> None:
-        """`put_scalar` for every keyword."""
+        """Call `put_scalar` for every keyword."""
         for k, v in kwargs.items():
             self.put_scalar(k, v, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def history(self, name: str) -> HistoryBuffer:
-        """All values of ``name``; KeyError if there are none."""
+        """Return all values of ``name``; KeyError if there are none."""
         if name not in self._history:
             raise KeyError(f"No history metric available for {name}!")
         return self._history[name]
 
     def histories(self) -> dict[str, HistoryBuffer]:
-        """All scalars by name."""
+        """Return all values of all scalars by name."""
         return self._history
 
     def latest(self) -> dict[str, tuple[float, int]]:
-        """name -> (last value, its iteration)."""
+        """Return the last value and its iteration for each name."""
         return self._latest
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
-        """Like `latest`, with the median over the last ``window_size`` iterations where the hint asks for it."""
+        """Like `latest`, but with the median over the last ``window_size`` iterations for names with the hint."""
         return {
             k: (self._history[k].median(self.count_samples(k, window_size)) if self._smoothing[k] else v, it)
             for k, (v, it) in self._latest.items()
         }
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
-        """How many values of ``name`` came in the last ``window_size`` iterations up to its latest."""
+        """Return the number of values of ``name`` in the ``window_size`` iterations up to its last value."""
         iterations = [it for _, it in self._history[name].values()]
         return sum(it > iterations[-1] - window_size for it in iterations)
 
     def smoothing_hints(self) -> dict[str, bool]:
-        """name -> its hint."""
+        """Return the smoothing hint of each name."""
         return self._smoothing
 
     def step(self) -> None:
-        """Go on to the next iteration (or set ``iter``)."""
+        """Go to the next iteration. Setting ``iter`` does the same."""
         self._iter += 1
 
     @property
@@ -116,11 +102,6 @@ class EventStorage:
     def iter(self, value) -> None:
         self._iter = int(value)
 
-    @property
-    def iteration(self) -> int:
-        """Another name of `iter`."""
-        return self._iter
-
     def __enter__(self) -> EventStorage:
         _STORAGE_STACK.append(self)
         return self
@@ -129,46 +110,33 @@ class EventStorage:
         assert _STORAGE_STACK[-1] is self
         _STORAGE_STACK.pop()
 
-    @contextmanager
-    def name_scope(self, name: str):
-        """Inside it scalar names begin with ``name/``."""
-        old, self._prefix = self._prefix, name.rstrip("/") + "/"
-        try:
-            yield
-        finally:
-            self._prefix = old
-
-    def clear_images(self) -> None:
-        """Forget the images (a writer has written them)."""
-        self._images = []
-
 
 class EventWriter:
-    """Base of what turns a storage into output."""
+    """Base class of writers."""
 
     def write(self) -> None:
-        """Write what is new in the current storage."""
+        """Write the new values of the current storage."""
         raise NotImplementedError(f"{type(self).__name__} must define write()")
 
     def close(self) -> None:
-        """Release files."""
+        """Close the files."""
 
 
 class JSONWriter(EventWriter):
-    """Appends scalars to a file, one JSON object per line and iteration, keys sorted, "iteration" among them."""
+    """Appends scalars to a file: one JSON object with "iteration" and sorted keys per line."""
 
     def __init__(self, json_file: str, window_size: int = 20):
         """
         Args:
-            json_file: path; an existing file is continued.
-            window_size: iterations over whose values the median is taken.
+            json_file: path of the file. An existing file is continued.
+            window_size: number of iterations of the median.
         """
         self._file = PathManager.open(json_file, "a")
         self._window_size = window_size
         self._last_write = -1
 
     def write(self) -> None:
-        """Append the scalars put since the last call."""
+        """Append the scalars since the last call."""
         rows: dict[int, dict[str, float]] = defaultdict(dict)
         for k, (v, it) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
             if it > self._last_write:
@@ -179,7 +147,7 @@ class JSONWriter(EventWriter):
         for it, scalars in rows.items():
             self._file.write(json.dumps({**scalars, "iteration": it}, sort_keys=True) + "\n")
         self._file.flush()
-        with suppress(AttributeError, OSError):  # not a plain file
+        with suppress(AttributeError, OSError):  # the file is not a local one
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -188,14 +156,14 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Writes scalars and images as TensorBoard events."""
+    """Writes scalars as TensorBoard events."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
         """
         Args:
-            log_dir: folder of the events file, which is made at the first write.
-            window_size: iterations over whose values the median is taken.
-            kwargs: for ``torch.utils.tensorboard.SummaryWriter``.
+            log_dir: folder of the events file, which is created at the first write.
+            window_size: number of iterations of the median.
+            kwargs: further arguments of ``torch.utils.tensorboard.SummaryWriter``.
         """
         self._window_size = window_size
         self._writer_args = {"log_dir": log_dir, **kwargs}
@@ -208,7 +176,7 @@ class TensorboardXWriter(EventWriter):
         return SummaryWriter(**self._writer_args)
 
     def write(self) -> None:
-        """Write what was put since the last call; images are then dropped from the storage."""
+        """Write the scalars since the last call."""
         storage = get_event_storage()
         newest = self._last_write
         for k, (v, it) in storage.latest_with_smoothing_hint(self._window_size).items():
@@ -216,24 +184,21 @@ class TensorboardXWriter(EventWriter):
                 self._writer.add_scalar(k, v, it)
                 newest = max(newest, it)
         self._last_write = newest
-        for name, image, it in storage._images:
-            self._writer.add_image(name, image, it)
-        storage.clear_images()
 
     def close(self) -> None:
-        """Close the events file, if there is one."""
+        """Close the events file, if it was created."""
         if "_writer" in self.__dict__:
             self._writer.close()
 
 
 class CommonMetricPrinter(EventWriter):
-    """Logs one line: ETA, iteration, losses, times in seconds, learning rate and peak GPU memory in MiB."""
+    """Logs a line with ETA, iteration, losses, times in seconds, learning rate and peak GPU memory in MiB."""
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20):
         """
         Args:
-            max_iter: end of training, for the ETA; None prints none.
-            window_size: iterations over whose values a loss's median is taken.
+            max_iter: number of iterations of the training. None logs no ETA.
+            window_size: number of iterations of the losses' medians.
         """
         self.logger = logging.getLogger("detectron2.utils.events")
         self._max_iter = max_iter
@@ -248,7 +213,7 @@ class CommonMetricPrinter(EventWriter):
             seconds = storage.history("time").median(1000) * left
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
             return str(datetime.timedelta(seconds=int(seconds)))
-        # Nobody times the iterations: go by the clock since the last line.
+        # Without the scalar "time": measure the time since the last line.
         eta, now = None, time.perf_counter()
         if self._last_write is not None and storage.iter > self._last_write[0]:
             per_iter = (now - self._last_write[1]) / (storage.iter - self._last_write[0])
@@ -260,7 +225,7 @@ class CommonMetricPrinter(EventWriter):
         """Log the line for the current iteration."""
         storage = get_event_storage()
         if storage.iter == self._max_iter:
-            return  # after training there is nothing new
+            return  # the training has ended, so nothing is new
         eta = self._eta(storage)
 
         def recent(k: str) -> int:

@@ -1,17 +1,15 @@
-"""``PathManager``: one ``open`` for local paths, http(s) addresses and Detectron2's model zoo (``detectron2://``)."""
+"""``PathManager`` opens local paths, http(s) addresses and files of the model zoo (``detectron2://``)."""
 
 from __future__ import annotations
 
 from iopath.common.file_io import HTTPURLHandler, PathHandler
 from iopath.common.file_io import PathManager as PathManagerBase
 
-__all__ = ["PathManager", "PathHandler"]
-
 PathManager = PathManagerBase()
 
 
 class Detectron2Handler(PathHandler):
-    """Resolves ``detectron2://X`` to the public model zoo; files are downloaded once into iopath's cache."""
+    """Downloads ``detectron2://X`` from the public model zoo, once, into iopath's cache."""
 
     PREFIX = "detectron2://"
     S3_DETECTRON2_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"

@@ -1,4 +1,4 @@
-"""Console and file logs in one line format, and log calls that hold back repetitions."""
+"""Logging to the console and to files, and log calls that suppress repetitions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from termcolor import colored
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["setup_logger", "log_first_n", "log_every_n", "log_every_n_seconds", "create_small_table"]
-
 
 class _Formatter(logging.Formatter):
-    """Shortens the root of the logger's name; on a console, warnings and errors get a red prefix, the rest none."""
+    """Shortens the root of the logger's name. With color, only warnings and errors show their level."""
 
     def __init__(self, fmt: str, name: str, abbrev: str, color: bool):
         super().__init__(fmt, datefmt="%m/%d %H:%M:%S")
@@ -32,7 +30,7 @@ class _Formatter(logging.Formatter):
         try:
             line = super().formatMessage(record)
         finally:
-            record.name = full  # other handlers see the record too
+            record.name = full  # other handlers use the record too
         if self._color and record.levelno >= logging.WARNING:
             attrs = ["blink"] if record.levelno == logging.WARNING else ["blink", "underline"]
             level = "WARNING" if record.levelno == logging.WARNING else "ERROR"
@@ -40,28 +38,23 @@ class _Formatter(logging.Formatter):
         return line
 
 
-@functools.cache  # so that setting up twice doesn't double each line
+@functools.cache  # a second call must not add the handlers again
 def setup_logger(
-    output: str | None = None,
-    distributed_rank: int = 0,
-    *,
-    color: bool = True,
-    name: str = "detectron2",
-    abbrev_name: str | None = None,
-    enable_propagation: bool = False,
-    configure_stdout: bool = True,
+    output: str | None = None, distributed_rank: int = 0, *, color: bool = True, name: str = "detectron2",
+    abbrev_name: str | None = None, enable_propagation: bool = False, configure_stdout: bool = True,
 ) -> logging.Logger:
-    """Give logger ``name`` a console (rank 0 only) and a file, at level DEBUG.
+    """Let a logger write to the console (rank 0 only) and to a file, at level DEBUG.
 
     Args:
-        output: a file (ends in .txt or .log), or a folder in which ``log.txt`` is written; rank N > 0 appends
-            ``.rankN``. None: no file.
-        distributed_rank: number of this process.
-        color: whether the console gets colours.
-        name: name of the logger; its children are included.
-        abbrev_name: what to print for ``name``; by default "d2" for "detectron2", else the name; "" drops it.
-        enable_propagation: whether parent loggers get the lines too.
-        configure_stdout: whether rank 0 prints to the console.
+        output: file (ending in .txt or .log), or folder for the file ``log.txt``. Rank N > 0 appends ``.rankN`` to the
+            name. None writes no file.
+        distributed_rank: rank of this process.
+        color: use colors on the console.
+        name: name of the logger. Its children use the same handlers.
+        abbrev_name: text to print instead of ``name``. By default "d2" for "detectron2" and otherwise the name.
+            "" prints no name.
+        enable_propagation: pass the lines to parent loggers too.
+        configure_stdout: print to the console on rank 0.
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
@@ -88,7 +81,7 @@ def setup_logger(
     return logger
 
 
-@functools.cache  # several loggers write into one file
+@functools.cache  # several loggers write to one file
 def _log_stream(filename: str):
     stream = PathManager.open(filename, "a", buffering=1)
     atexit.register(stream.close)
@@ -96,12 +89,12 @@ def _log_stream(filename: str):
 
 
 def _caller() -> tuple[str, tuple]:
-    """Logger name and (file, line, function) of the first frame outside this file."""
+    """Return the logger's name and the (file, line, function) of the first frame outside this file."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename == __file__:
         frame = frame.f_back
     module = frame.f_globals["__name__"]
-    # A script's lines go to the logger that is set up.
+    # A script uses the logger "detectron2", which has handlers.
     name = "detectron2" if module == "__main__" else module
     return name, (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
@@ -111,7 +104,11 @@ _LAST_TIME: dict[tuple, float] = {}
 
 
 def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple = "caller") -> None:
-    """Log only the first ``n`` times from one place (``key="caller"``), of one text ("message"), or both (a tuple)."""
+    """Log only the first ``n`` times.
+
+    Args:
+        key: what counts as the same: "caller" the line of the call, "message" the text, or a tuple of both.
+    """
     keys = (key,) if isinstance(key, str) else tuple(key)
     module, place = _caller()
     identity = (place if "caller" in keys else ()) + ((msg,) if "message" in keys else ())
@@ -120,16 +117,8 @@ def log_first_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None, key:
         logging.getLogger(name or module).log(lvl, msg)
 
 
-def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
-    """Log the first and then every ``n``-th call from one place."""
-    module, place = _caller()
-    _COUNT[place] += 1
-    if n == 1 or _COUNT[place] % n == 1:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
 def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = None) -> None:
-    """Log from one place at most once in ``n`` seconds."""
+    """Log at most once in ``n`` seconds per line of the call."""
     module, place = _caller()
     now = time.time()
     if place not in _LAST_TIME or now - _LAST_TIME[place] >= n:
@@ -138,7 +127,7 @@ def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = 
 
 
 def create_small_table(small_dict: dict) -> str:
-    """A one-row table with the keys as headers; for a few items."""
+    """Return a table with one row and the keys as headers."""
     return tabulate(
         [tuple(small_dict.values())],
         headers=tuple(small_dict.keys()),

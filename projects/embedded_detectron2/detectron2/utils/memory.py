@@ -1,4 +1,4 @@
-"""Running out of GPU memory without dying of it."""
+"""Retrying after an out-of-memory error of the GPU."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from functools import wraps
 
 import torch
 
-__all__ = ["retry_if_cuda_oom"]
-
 
 def _to_cpu(x):
     return x.to(device="cpu") if isinstance(x, torch.Tensor) and x.is_cuda else x
 
 
 def retry_if_cuda_oom(func):
-    """Wrap a stateless ``func``: on a CUDA out-of-memory error it is tried again with the allocator's cache emptied,
-    and if that fails too with its tensor arguments moved to the CPU (the result is then on the CPU)."""
+    """Decorate a stateless function, so that it is called again after a CUDA out-of-memory error.
+
+    The second call follows after emptying the cache of the allocator. If it fails too, the third one moves the tensor
+    arguments to the CPU, and the result is then on the CPU.
+    """
 
     @wraps(func)
     def wrapped(*args, **kwargs):
         try:
             return func(*args, **kwargs)
         except torch.cuda.OutOfMemoryError:
-            pass  # retried below, outside the handler: its traceback would keep the failed call's tensors alive
+            pass  # Retry outside of this handler, where the traceback would keep the failed call's tensors in memory.
         torch.cuda.empty_cache()
         try:
             return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""COCO 2017, registered from ``$DETECTRON2_DATASETS`` (default: ``datasets``) in the layout its site hands out."""
+"""Registers COCO 2017 in ``$DETECTRON2_DATASETS`` (default: ``datasets``), in COCO's layout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from .coco import register_coco_instances
 
-# The 80 "thing" categories: id in COCO's files, name, colour RRGGBB in COCO's panoptic API.
+# The 80 "thing" categories: id in COCO's files, name, and color RRGGBB of COCO's panoptic API.
 _COCO_CATEGORIES = """
 1 person dc143c, 2 bicycle 770b20, 3 car 00008e, 4 motorcycle 0000e6, 5 airplane 6a00e4, 6 bus 003c64,
 7 train 005064, 8 truck 000046, 9 boat 0000c0, 10 traffic light faaa1e, 11 fire hydrant 64aa1e, 13 stop sign dcdc00,
@@ -35,7 +35,7 @@ def _coco_metadata() -> dict:
 
 
 def register_all_coco(root: str) -> None:
-    """Register the COCO 2017 instance sets under ``root``/coco."""
+    """Register the instance annotations of COCO 2017 in the folder ``root``/coco."""
     for split, images in (("train", "train2017"), ("val", "val2017"), ("val_100", "val2017")):
         json_file = f"coco/annotations/instances_{split.replace('_100', '')}2017{'_100' * split.endswith('_100')}.json"
         register_coco_instances(

@@ -1,4 +1,4 @@
-"""Datasets in COCO's instance format: reading, registering, and writing other datasets in it."""
+"""Read, register and write datasets in COCO's instance format."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _read_coco(json_file: str) -> COCO:
 
 
 def _valid_segmentation(segm: list | dict) -> list | dict | None:
-    """Polygons that have 3 corners, or a compressed RLE; None if nothing is left."""
+    """Return the polygons with at least 3 corners, or a compressed RLE, or None if no polygon is left."""
     if isinstance(segm, dict):
         return mask_util.frPyObjects(segm, *segm["size"]) if isinstance(segm["counts"], list) else segm
     return [p for p in segm if len(p) % 2 == 0 and len(p) >= 6] or None
@@ -45,22 +45,23 @@ def _valid_segmentation(segm: list | dict) -> list | dict | None:
 def load_coco_json(
     json_file: str, image_root: str, dataset_name: str | None = None, extra_annotation_keys: list[str] | None = None
 ) -> list[dict]:
-    """Read a COCO instance file; images are not opened.
+    """Read a file in COCO's instance format, without opening the images.
 
     Args:
-        json_file: the file.
+        json_file: path of the file.
         image_root: folder of the images.
-        dataset_name: if given, category ids are mapped to 0..n-1 in the order of the ids, and the dataset's metadata
-            gets "thing_classes" and "thing_dataset_id_to_contiguous_id".
-        extra_annotation_keys: keys of annotations to keep as they are.
+        dataset_name: if given, category ids are mapped to 0..n-1 in the order of the ids, and "thing_classes" and
+            "thing_dataset_id_to_contiguous_id" of the dataset's metadata are set.
+        extra_annotation_keys: further keys of the annotations to keep.
 
     Returns:
-        In the order of image ids, dicts with "file_name", "height", "width", "image_id" and "annotations": dicts with
-        "bbox" (XYWH_ABS), "bbox_mode", "category_id", and where there, "iscrowd" and "segmentation".
+        Dicts in the order of image ids, with "file_name", "height", "width", "image_id" and "annotations". These are
+        dicts with "bbox" (XYWH_ABS), "bbox_mode" and "category_id" and, if the file has them, "iscrowd" and
+        "segmentation".
 
     Raises:
-        ValueError: not JSON, or an empty "bbox".
-        KeyError: an annotation has a category that the file does not list.
+        ValueError: the file is not JSON, or a "bbox" is empty.
+        KeyError: an annotation has a category that "categories" does not have.
         AssertionError: annotation ids are not unique.
     """
     coco = _read_coco(json_file)
@@ -95,7 +96,7 @@ def load_coco_json(
     for image, of_image in zip(images, annotations):
         objs = []
         for annotation in of_image:
-            assert annotation["image_id"] == image["id"], f"annotation {annotation['id']} of another image"
+            assert annotation["image_id"] == image["id"], f"annotation {annotation['id']} belongs to another image"
             assert annotation.get("ignore", 0) == 0, '"ignore" in COCO json file is not supported.'
             obj = {key: annotation[key] for key in keys if key in annotation}
             if "bbox" in obj and len(obj["bbox"]) == 0:
@@ -129,7 +130,7 @@ def load_coco_json(
 
 
 def register_coco_instances(name: str, metadata: dict, json_file: str, image_root: str) -> None:
-    """Register a COCO instance file with its image folder under ``name``; ``metadata`` goes to its `Metadata`."""
+    """Register a file in COCO's instance format as the dataset ``name``, and set its metadata."""
     assert isinstance(name, str), name
     assert isinstance(json_file, (str, os.PathLike)), json_file
     assert isinstance(image_root, (str, os.PathLike)), image_root
@@ -138,7 +139,10 @@ def register_coco_instances(name: str, metadata: dict, json_file: str, image_roo
 
 
 def _to_coco_annotation(annotation: dict) -> dict:
-    """Box, area and segmentation of one annotation, as COCO writes them. The area is the mask's, where there is one."""
+    """Convert an annotation's box, area and segmentation to COCO's format.
+
+    The area is that of the mask or, without one, of the box.
+    """
     bbox = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
     coco = {"bbox": [round(float(x), 3) for x in bbox], "iscrowd": int(annotation.get("iscrowd", 0))}
     segm = annotation.get("segmentation")
@@ -152,14 +156,14 @@ def _to_coco_annotation(annotation: dict) -> dict:
         counts = segm["counts"]
         coco["segmentation"] = {**segm, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
     else:
-        raise TypeError(f"segmentation must be polygons or an RLE, got {type(segm)}")
+        raise TypeError(f"segmentation is a {type(segm)}, expected polygons or an RLE")
     return coco
 
 
 def convert_to_coco_dict(dataset_name: str) -> dict:
-    """A registered dataset (its metadata has "thing_classes") as the contents of a COCO file.
+    """Convert a registered dataset, with "thing_classes" in its metadata, to the contents of a COCO file.
 
-    Category ids are those of "thing_dataset_id_to_contiguous_id", or 0..n-1 where the metadata does not have it.
+    Category ids are those of "thing_dataset_id_to_contiguous_id" or, if the metadata does not have it, 0..n-1.
     """
     meta = MetadataCatalog.get(dataset_name)
     to_original = {v: k for k, v in meta.get("thing_dataset_id_to_contiguous_id", {}).items()}
@@ -180,7 +184,7 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
 
 
 def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
-    """Write `convert_to_coco_dict` to a file, unless it is there and ``allow_cached``. The file appears whole."""
+    """Write `convert_to_coco_dict` to a file, unless the file exists and ``allow_cached`` is True."""
     if os.path.exists(output_file) and allow_cached:
         logger.warning(
             f"Using previously cached COCO format annotations at '{output_file}'. "
@@ -194,7 +198,7 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
 
 
 def write_json_atomically(path: str, content) -> None:
-    """Write a JSON file under a temporary name and rename it, so that no one sees half of it."""
+    """Write a JSON file under a temporary name and rename it, so that nobody reads an incomplete file."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w") as f:

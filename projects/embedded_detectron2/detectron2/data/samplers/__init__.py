@@ -1,10 +1,4 @@
-"""Index streams for training and inference, split over processes."""
+"""Samplers for training and inference, split over processes."""
+# ruff: noqa: F401 (re-exports)
 
-from .distributed_sampler import (
-    InferenceSampler,
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
-
-__all__ = ["InferenceSampler", "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler", "TrainingSampler"]
+from .distributed_sampler import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler

@@ -1,4 +1,7 @@
-"""Samplers. The training ones are endless; process r of W takes elements r, r + W, r + 2W, ... of one common stream."""
+"""Samplers for training, which are endless, and for inference.
+
+All processes generate the same sequence for training. Process r of W takes its elements r, r + W, r + 2W, ...
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 class _StreamSampler(Sampler):
-    """Epochs of one stream that all processes generate alike, of which each keeps its share."""
+    """An endless sequence of epochs, the same in all processes, of which each process takes its part."""
 
     def __init__(self, shuffle: bool, seed: int | None) -> None:
         self._shuffle = shuffle
@@ -30,7 +33,7 @@ class _StreamSampler(Sampler):
         self._world_size = comm.get_world_size()
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
-        """Int64 (n,): the indices of the next epoch, in order."""
+        """Return the indices of the next epoch before shuffling, int64 (n,)."""
         raise NotImplementedError(f"{type(self).__name__} must define _epoch()")
 
     def _stream(self) -> Iterator[int]:
@@ -46,12 +49,12 @@ class _StreamSampler(Sampler):
 
 
 class TrainingSampler(_StreamSampler):
-    """An endless stream of ``range(size)``, shuffled anew each epoch.
+    """Sample every index below ``size`` once per epoch, endlessly.
 
     Args:
         size: number of elements of the dataset.
-        shuffle: shuffle at all.
-        seed: the same on all processes; None draws one and shares it.
+        shuffle: shuffle each epoch. Otherwise the indices are in order.
+        seed: seed, the same in all processes. None draws one in the main process and shares it.
     """
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
@@ -66,26 +69,10 @@ class TrainingSampler(_StreamSampler):
         return self._all
 
 
-class RandomSubsetTrainingSampler(TrainingSampler):
-    """Like `TrainingSampler`, of ``int(size * subset_ratio)`` elements that ``seed_subset`` picks once."""
-
-    def __init__(
-        self, size: int, subset_ratio: float, shuffle: bool = True,
-        seed_shuffle: int | None = None, seed_subset: int | None = None,
-    ) -> None:
-        super().__init__(size, shuffle, seed_shuffle)
-        if not 0 < subset_ratio <= 1 or int(size * subset_ratio) == 0:
-            raise ValueError(f"subset_ratio {subset_ratio} of {size} elements leaves none, or is not in (0, 1]")
-        seed = comm.shared_random_seed() if seed_subset is None else seed_subset
-        self._all = torch.randperm(size, generator=_generator(seed))[: int(size * subset_ratio)]
-        logger.info("Using RandomSubsetTrainingSampler......")
-        logger.info(f"Randomly sample {len(self._all)} data from the original {size} data")
-
-
 class RepeatFactorTrainingSampler(_StreamSampler):
-    """Like `TrainingSampler`, but element i comes ``repeat_factors[i]`` times an epoch.
+    """Like `TrainingSampler`, but element i appears ``repeat_factors[i]`` times per epoch.
 
-    The fractional part is rounded up or down at random, anew each epoch.
+    Fractional factors are rounded up or down at random in each epoch, so that their mean is kept.
     """
 
     def __init__(self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed: int | None = None) -> None:
@@ -101,12 +88,13 @@ class RepeatFactorTrainingSampler(_StreamSampler):
     def repeat_factors_from_category_frequency(
         dataset_dicts: list[dict], repeat_thresh: float, sqrt: bool = True
     ) -> torch.Tensor:
-        """Repeat factors after LVIS: that of an image is that of its rarest category.
+        """Return LVIS's repeat factors: an image has the factor of its rarest category.
 
-        A category in a fraction f of the images has ``max(1, sqrt(repeat_thresh / f))``, or without the root.
+        The factor of a category in a fraction f of the images is ``max(1, sqrt(repeat_thresh / f))``, without the
+        square root if ``sqrt`` is False.
 
         Returns:
-            Float (number of images,).
+            Float32 (number of images,).
         """
         present = [{a["category_id"] for a in d["annotations"]} for d in dataset_dicts]
         counts = Counter(itertools.chain.from_iterable(present))
@@ -119,10 +107,13 @@ class RepeatFactorTrainingSampler(_StreamSampler):
 
 
 class InferenceSampler(Sampler):
-    """``range(size)`` once, in consecutive parts: process r of W takes the r-th; the first ones may be one longer."""
+    """Sample ``range(size)`` once, in order. Process r of W takes the r-th of W consecutive parts.
+
+    The parts have equal lengths, or the first ones are longer by one.
+    """
 
     def __init__(self, size: int) -> None:
-        assert size > 0, f"InferenceSampler wants a positive size, got {size}"
+        assert size > 0, f"size of InferenceSampler is {size}, expected a positive number"
         share, longer = divmod(size, comm.get_world_size())
         rank = comm.get_rank()
         begin = rank * share + min(rank, longer)

@@ -1,32 +1,9 @@
-"""Deterministic transforms (most are fvcore's) and the random policies that choose them."""
+"""Deterministic transforms, most of them fvcore's, and the augmentations that choose them at random."""
+# ruff: noqa: F401, I001 (re-exports)
 
-from fvcore.transforms.transform import (
-    CropTransform,
-    HFlipTransform,
-    NoOpTransform,
-    Transform,
-    TransformList,
-    VFlipTransform,
-)
+from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTransform, VFlipTransform
+from fvcore.transforms.transform import Transform, TransformList
 
-from .augmentation import AugInput, Augmentation, AugmentationList, apply_augmentations
-from .augmentation_impl import RandomCrop, RandomFlip, Resize, ResizeShortestEdge
+from .augmentation import AugInput, Augmentation, AugmentationList
+from .augmentation_impl import RandomCrop, RandomFlip, ResizeShortestEdge
 from .transform import ResizeTransform
-
-__all__ = [
-    "AugInput",
-    "Augmentation",
-    "AugmentationList",
-    "CropTransform",
-    "HFlipTransform",
-    "NoOpTransform",
-    "RandomCrop",
-    "RandomFlip",
-    "Resize",
-    "ResizeShortestEdge",
-    "ResizeTransform",
-    "Transform",
-    "TransformList",
-    "VFlipTransform",
-    "apply_augmentations",
-]

@@ -1,4 +1,4 @@
-"""Augmentations: policies that look at an input, draw at random, and give the transform to apply to it."""
+"""Augmentations: objects that choose a transform for an input, usually at random."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from fvcore.transforms.transform import Transform, TransformList
 
 
 class Augmentation:
-    """Base class: a subclass defines ``get_transform(self, image, ...)``, whose arguments name attributes of the input.
+    """Base class of augmentations.
 
-    Randomness comes from numpy's global generator.
+    A subclass defines ``get_transform(self, image, ...)``. Its arguments are attributes of the `AugInput` by name.
+    Random numbers come from numpy's global generator.
     """
 
     def _init(self, params: dict | None = None) -> None:
-        """Make attributes of a constructor's ``locals()``."""
+        """Set a constructor's ``locals()`` as attributes."""
         for key, value in (params or {}).items():
             if key != "self" and not key.startswith("_"):
                 setattr(self, key, value)
 
     def _rand_range(self, low: float = 1.0, high: float | None = None, size: int | None = None):
-        """Uniform in [low, high), or in [0, low) where ``high`` is None."""
+        """Draw uniformly from [low, high), or from [0, low) if ``high`` is None."""
         low, high = (0, low) if high is None else (low, high)
         return np.random.uniform(low, high, [] if size is None else size)
 
     def get_transform(self, *args) -> Transform:
-        """Decide which transform the input gets."""
+        """Return the transform for an input."""
         raise NotImplementedError(f"{type(self).__name__} must define get_transform()")
 
     def __call__(self, aug_input: AugInput) -> Transform:
-        """Apply the policy to ``aug_input`` in place; returns the transform, to be applied to what belongs to it.
+        """Transform ``aug_input`` in place, and return the transform.
 
         Raises:
-            AttributeError: ``get_transform`` names an argument that the input does not have.
+            AttributeError: ``get_transform`` has an argument that is not an attribute of the input.
+            TypeError: ``get_transform`` has an argument like ``*args``.
         """
         args = []
         for name, parameter in inspect.signature(self.get_transform).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise TypeError(f"{type(self).__name__}.get_transform must name its arguments, it has '*{name}'")
+                raise TypeError(f"{type(self).__name__}.get_transform has '*{name}', expected named arguments only")
             if not hasattr(aug_input, name):
                 raise AttributeError(
                     f"{type(self)}.get_transform needs input attribute '{name}', "
@@ -46,12 +48,12 @@ class Augmentation:
                 )
             args.append(getattr(aug_input, name))
         tfm = self.get_transform(*args)
-        assert isinstance(tfm, Transform), f"{type(self).__name__}.get_transform gave {type(tfm)}, wanted a Transform"
+        assert isinstance(tfm, Transform), f"{type(self).__name__}.get_transform returned a {type(tfm)}, no Transform"
         aug_input.transform(tfm)
         return tfm
 
     def __repr__(self) -> str:
-        """``MyAugmentation(field=value)`` with the constructor's arguments that differ from their defaults."""
+        """Show the constructor's arguments that differ from their defaults."""
         shown = []
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():
             if name != "self" and hasattr(self, name) and getattr(self, name) is not parameter.default:
@@ -60,7 +62,7 @@ class Augmentation:
 
 
 class _TransformToAug(Augmentation):
-    """A fixed transform in the place of an augmentation."""
+    """A fixed transform as an augmentation."""
 
     def __init__(self, tfm: Transform) -> None:
         self.tfm = tfm
@@ -73,13 +75,13 @@ class _TransformToAug(Augmentation):
 
 
 class AugmentationList(Augmentation):
-    """Augmentations (or fixed transforms) one after the other, each seeing what the last one left."""
+    """A sequence of augmentations or fixed transforms. Each is applied to the result of the one before."""
 
     def __init__(self, augs: list[Augmentation | Transform]) -> None:
         self.augs = [a if isinstance(a, Augmentation) else _TransformToAug(a) for a in augs]
 
     def __call__(self, aug_input: AugInput) -> TransformList:
-        """See `Augmentation.__call__`."""
+        """Transform ``aug_input`` in place, and return the transforms."""
         return TransformList([aug(aug_input) for aug in self.augs])
 
     def __repr__(self) -> str:
@@ -87,10 +89,10 @@ class AugmentationList(Augmentation):
 
 
 class AugInput:
-    """An image, and optionally its boxes and label image, transformed together.
+    """An image and optionally its boxes and label image, which are transformed together.
 
     Args:
-        image: (H, W) or (H, W, C), uint8 in 0..255 or float in 0..1 or 0..255.
+        image: (H, W) or (H, W, C), uint8 in 0..255, or float in 0..1 or 0..255.
         boxes: float32 (N, 4) XYXY in absolute pixels.
         sem_seg: (H, W) integer labels.
     """
@@ -98,29 +100,16 @@ class AugInput:
     def __init__(
         self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None
     ) -> None:
-        assert isinstance(image, np.ndarray), f"AugInput needs a numpy array, got {type(image)}"
-        assert image.ndim in (2, 3), f"AugInput needs an image (H, W) or (H, W, C), got the shape {image.shape}"
+        assert isinstance(image, np.ndarray), f"the image of AugInput is a {type(image)}, expected a numpy array"
+        assert image.ndim in (2, 3), f"image has the shape {image.shape}, expected (H, W) or (H, W, C)"
         self.image = image
         self.boxes = boxes
         self.sem_seg = sem_seg
 
     def transform(self, tfm: Transform) -> None:
-        """Transform everything in place."""
+        """Apply ``tfm`` to the image, the boxes and the label image."""
         self.image = tfm.apply_image(self.image)
         if self.boxes is not None:
             self.boxes = tfm.apply_box(self.boxes)
         if self.sem_seg is not None:
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
-
-    def apply_augmentations(self, augmentations: list[Augmentation | Transform]) -> TransformList:
-        """``AugmentationList(augmentations)(self)``."""
-        return AugmentationList(augmentations)(self)
-
-
-def apply_augmentations(augmentations: list[Augmentation | Transform], inputs: AugInput | np.ndarray) -> tuple:
-    """Apply to an `AugInput` (in place) or an image; returns (what was given, augmented; the TransformList)."""
-    if isinstance(inputs, np.ndarray):
-        aug_input = AugInput(inputs)
-        tfms = aug_input.apply_augmentations(augmentations)
-        return aug_input.image, tfms
-    return inputs, inputs.apply_augmentations(augmentations)

@@ -1,4 +1,4 @@
-"""The one transform that fvcore does not have: resizing with PIL."""
+"""Resizing with PIL, which fvcore does not have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TORCH_MODE = {
 
 
 class ResizeTransform(Transform):
-    """From (h, w) to (new_h, new_w) pixels. ``interp`` is one of PIL's filters, by default bilinear."""
+    """Resize from (h, w) to (new_h, new_w) pixels. ``interp`` is a filter of PIL, by default bilinear."""
 
     def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None) -> None:
         super().__init__()
@@ -26,13 +26,15 @@ class ResizeTransform(Transform):
         self.interp = BILINEAR if interp is None else interp
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """Resize (h, w) or (h, w, C): uint8 with PIL, which smooths when it shrinks; floats with torch, which does not.
+        """Resize an image (h, w) or (h, w, C).
+
+        uint8 images are resized with PIL, which applies an anti-aliasing filter, the others with torch, which does not.
 
         Raises:
-            AssertionError: the image is not h x w, or has more than 3 dimensions.
+            AssertionError: the image has another size, or more than 3 dimensions.
         """
-        assert img.shape[:2] == (self.h, self.w), f"image of {img.shape[:2]} for a resize of {(self.h, self.w)}"
-        assert img.ndim <= 3, f"image must be (H, W) or (H, W, C), got {img.shape}"
+        assert img.shape[:2] == (self.h, self.w), f"image has the size {img.shape[:2]}, expected {(self.h, self.w)}"
+        assert img.ndim <= 3, f"image has the shape {img.shape}, expected (H, W) or (H, W, C)"
         interp = Image.Resampling(self.interp if interp is None else interp)
         single_channel = img.ndim == 3 and img.shape[2] == 1
         if img.dtype == np.uint8:
@@ -45,15 +47,15 @@ class ResizeTransform(Transform):
         return planes[0].permute(1, 2, 0).reshape(self.new_h, self.new_w, *img.shape[2:]).numpy()
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Scale (N, 2) x, y in place. An integer array stays integer (cut towards zero)."""
+        """Scale coordinates (N, 2), x and y, in place. Integers are rounded toward zero."""
         coords[:, 0] = coords[:, 0] * (self.new_w * 1.0 / self.w)
         coords[:, 1] = coords[:, 1] * (self.new_h * 1.0 / self.h)
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Resize a label image (h, w) without mixing labels."""
+        """Resize a label image (h, w) with nearest-neighbor interpolation."""
         return self.apply_image(segmentation, interp=Image.Resampling.NEAREST)
 
     def inverse(self) -> ResizeTransform:
-        """The resize back."""
+        """Return the resize back to (h, w)."""
         return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
