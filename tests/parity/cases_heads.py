@@ -87,7 +87,7 @@ def case_rpn_proposals() -> dict:
 
 @case
 def case_rpn_losses() -> dict:
-    """Losses and gradients with exhaustive sampling, for several box losses and weights; losses without ground truth."""
+    """Losses, gradients with exhaustive sampling, for several box losses and weights; losses without ground truth."""
     from detectron2.utils.events import EventStorage
 
     out = {}
@@ -288,7 +288,8 @@ def case_postprocess() -> dict:
     from detectron2.structures import Boxes, Instances
 
     detections = Instances((96, 128))
-    detections.pred_boxes = Boxes(torch.cat([made_boxes("post", 5, 96, 128), torch.tensor([[200.0, 10.0, 250.0, 20.0]])]))
+    boxes = [made_boxes("post", 5, 96, 128), torch.tensor([[200.0, 10.0, 250.0, 20.0]])]
+    detections.pred_boxes = Boxes(torch.cat(boxes))
     detections.scores = made("post/scores", 6, low=0, high=1)
     detections.pred_classes = torch.arange(6)
     detections.pred_masks = made("post/masks", 6, 1, 28, 28, low=0, high=1)
