@@ -1,4 +1,4 @@
-"""Cases on solver, engine and checkpoints: learning rates, parameter groups, arguments, names in checkpoints."""
+"""Cases on solver, engine and checkpoints."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def case_lr_schedules() -> dict:
 
 @case
 def case_param_groups() -> dict:
-    """Learning rate and weight decay per parameter, parameters after a step with gradient clipping, optimizer class."""
+    """Learning rate and weight decay per parameter, and a step with gradient clipping."""
     from detectron2.config import get_cfg
     from detectron2.solver import build_optimizer
 

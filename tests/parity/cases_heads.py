@@ -22,7 +22,7 @@ def _shapes(channels: int = 16) -> dict:
 
 
 def _truth(n: int = 5) -> list:
-    """Return the ground truth of two images: boxes, classes below 10 and polygon masks (an octagon per box)."""
+    """Return the ground truth of two images: boxes, 10 classes and octagons as masks."""
     from detectron2.structures import Boxes, Instances, PolygonMasks
 
     corners = torch.tensor([[0.3, 0], [0.7, 0], [1, 0.3], [1, 0.7], [0.7, 1], [0.3, 1], [0, 0.7], [0, 0.3]])
@@ -61,7 +61,7 @@ def _losses(losses: dict) -> dict:
 
 @case
 def case_rpn_proposals() -> dict:
-    """Sorted boxes and logits in inference, with fewer proposals, with another NMS threshold, and in training."""
+    """Sorted proposals, also with fewer proposals, with another NMS threshold, and in training."""
     from detectron2.utils.events import EventStorage
 
     def describe(proposals: list) -> list:
@@ -87,7 +87,7 @@ def case_rpn_proposals() -> dict:
 
 @case
 def case_rpn_losses() -> dict:
-    """Losses, gradients with exhaustive sampling, for several box losses and weights; losses without ground truth."""
+    """Losses and gradients with exhaustive sampling, also without ground truth."""
     from detectron2.utils.events import EventStorage
 
     out = {}
@@ -147,7 +147,7 @@ HEAD_SETTINGS = {
 
 @case
 def case_roi_heads_inference() -> dict:
-    """Detections with masks of the standard RoI heads; masks for given boxes."""
+    """Detections with masks of the standard RoI heads, and masks of given boxes."""
     out = {}
     with torch.no_grad():
         for name, options in HEAD_SETTINGS.items():
@@ -283,13 +283,13 @@ def case_mask_head() -> dict:
 
 @case
 def case_postprocess() -> dict:
-    """detector_postprocess for several output sizes; one box is outside the image."""
+    """detector_postprocess for several output sizes. One box is outside the image."""
     from detectron2.modeling.postprocessing import detector_postprocess
     from detectron2.structures import Boxes, Instances
 
     detections = Instances((96, 128))
-    boxes = [made_boxes("post", 5, 96, 128), torch.tensor([[200.0, 10.0, 250.0, 20.0]])]
-    detections.pred_boxes = Boxes(torch.cat(boxes))
+    outside = torch.tensor([[200.0, 10.0, 250.0, 20.0]])
+    detections.pred_boxes = Boxes(torch.cat([made_boxes("post", 5, 96, 128), outside]))
     detections.scores = made("post/scores", 6, low=0, high=1)
     detections.pred_classes = torch.arange(6)
     detections.pred_masks = made("post/masks", 6, 1, 28, 28, low=0, high=1)

@@ -1,4 +1,4 @@
-"""Cases on structures and operations: anchors, box deltas, matching, sampling, pooling, pasting of masks."""
+"""Cases on structures and operations: anchors, box deltas, matching, pooling, pasting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SQUARE, OUTSIDE = [10.0, 10.0, 50.0, 50.0], [-20.0, -30.0, 25.0, 18.5]
 
 
 def _polygons() -> list[list[np.ndarray]]:
-    """Return five instances on a 60 x 80 image. The fourth is partly outside, the fifth has fractional coordinates."""
+    """Return five instances on a 60 x 80 image. The fourth is partly outside."""
     parts = [
         [[10, 10, 50, 10, 50, 50, 10, 50]],
         [[5, 40, 30, 5, 55, 40]],

@@ -15,7 +15,7 @@ OWN_LAUNCH = EMBEDDED and not torch.cuda.is_available()
 
 
 def start(rank, folder, meeting):
-    """Start a process under the real Detectron2, whose ``launch`` starts several processes only with GPUs."""
+    """Start a process. The real Detectron2's ``launch`` starts several processes only with GPUs."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", world_size=2, rank=rank)
     comm.create_local_process_group(2)
     work(folder)
@@ -33,7 +33,7 @@ def work(folder):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Return folder and results of two processes. They are started once for all tests, because starting is slow."""
+    """Return folder and results of two processes, which are started once because that is slow."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "train").mkdir()
     if OWN_LAUNCH:

@@ -26,7 +26,7 @@ def make_cfg(**solver):
 
 
 def curve(cfg, steps):
-    """Return the learning rates of two parameter groups in each step. The second one is three times the first."""
+    """Return the learning rates of two parameter groups, the second three times the first."""
     params = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": [p], "lr": f * cfg.SOLVER.BASE_LR} for p, f in zip(params, (1, 3))]
     optimizer = torch.optim.SGD(groups, lr=1.0)
@@ -41,7 +41,7 @@ def curve(cfg, steps):
 
 
 def warm(schedule, warmup, factor, rescale=False, method="linear"):
-    """Add a warm-up to a schedule, a function of the training progress in [0, 1]. ``warmup`` is its length."""
+    """Add a warm-up of length ``warmup`` to a schedule, a function of the progress in [0, 1]."""
 
     def f(x):
         if x >= warmup:

@@ -1,4 +1,4 @@
-"""RPN, box and mask heads: proposals, detections and losses against slow references, also without ground truth."""
+"""RPN, box and mask heads: proposals, detections and losses against slow references."""
 
 import math
 

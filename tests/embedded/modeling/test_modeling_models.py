@@ -1,4 +1,4 @@
-"""Complete models: forward and backward pass, images without objects, autocast, given boxes and proposals."""
+"""Complete models: training and inference, images without objects, autocast, given boxes."""
 
 import tellapart  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""Anchors, box deltas, matching, sampling, pooling, ResNet and FPN against known values and slow references."""
+"""Anchors, box deltas, matching, sampling, pooling, ResNet and FPN against known values."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_deltas_match_the_formula_and_its_inverse():
 
 
 def test_deltas_are_multiplied_by_weights_before_the_division():
-    """Any other order changes the last bit, and then the curves of long runs differ from those of Detectron2."""
+    """Another order changes the last bit, and then long runs differ from those of Detectron2."""
     (source, target), weight = (random_boxes(100, 100, seed) for seed in (2, 3)), np.float32(10)
     s, t = source.numpy(), target.numpy()
     width = s[:, 2] - s[:, 0]

@@ -56,7 +56,7 @@ def create_ddp_model(model: torch.nn.Module, *, fp16_compression: bool = False, 
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Return a parser of the arguments of training scripts. ``epilog`` replaces the examples at the end of --help."""
+    """Return a parser of the arguments of training scripts. ``epilog`` replaces the examples."""
     examples = f"""
 Examples:
 
@@ -95,7 +95,9 @@ Train on two machines:
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Create ``OUTPUT_DIR``, set up logging, log environment and arguments, save the config, and set the seeds.
+    """Prepare a training script: output folder, logging, seeds.
+
+    Environment, arguments and config are logged.
 
     Args:
         cfg: the complete config. It is saved as ``OUTPUT_DIR/config.yaml``. If ``SEED`` is negative, seeds are random,
@@ -177,9 +179,10 @@ def _inner_attribute(name: str) -> property:
 
 
 class DefaultTrainer(TrainerBase):
-    """Train a config's model: builds model, optimizer, learning-rate scheduler, data loaders, hooks and evaluators.
+    """Train the model of a config.
 
-    To change a part, override its ``build_...`` method.
+    Model, optimizer, learning-rate scheduler, data loaders, hooks and evaluators are built from the config. To change a
+    part, override its ``build_...`` method.
 
     Attributes:
         cfg: the config.

@@ -64,7 +64,7 @@ class IterationTimer(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Call ``write`` of the writers every ``period`` iterations and at the end of training, then close them."""
+    """Call the writers every ``period`` iterations and at the end of training, then close them."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20):
         for writer in writers:
@@ -140,7 +140,7 @@ class LRScheduler(HookBase):
 
 
 class EvalHook(HookBase):
-    """Evaluate every ``eval_period`` iterations and after the last one, and store results as "task/metric"."""
+    """Evaluate during and after training, and store the results as "task/metric"."""
 
     def __init__(self, eval_period: int, eval_function, eval_after_train: bool = True):
         """

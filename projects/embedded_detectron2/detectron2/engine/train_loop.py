@@ -126,7 +126,10 @@ class TrainerBase:
         raise NotImplementedError(f"{type(self).__name__} must define run_step()")
 
     def state_dict(self) -> dict:
-        """Return ``{"iteration": int, "hooks": {class name: state}}``. Of hooks of one class only the first counts."""
+        """Return ``{"iteration": int, "hooks": {class name: state}}``.
+
+        If there are several hooks of a class, only the state of the first one is included.
+        """
         result = {"iteration": self.iter}
         hooks: dict[str, dict] = {}
         for hook in self._hooks:
@@ -176,7 +179,7 @@ class SimpleTrainer(TrainerBase):
         return self._data_loader_iter_obj
 
     def run_step(self) -> None:
-        """Load a batch, run forward and backward pass, store losses and loading time, and update the parameters."""
+        """Load a batch, run forward and backward pass, store the losses, and update the parameters."""
         assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
         start = time.perf_counter()
         data = next(self._data_loader_iter)
@@ -212,7 +215,9 @@ class SimpleTrainer(TrainerBase):
     def write_metrics(
         loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
     ) -> None:
-        """Average the losses over all processes and store them in the main process. All processes must call it.
+        """Average the losses over all processes and store them in the main process.
+
+        All processes must call it.
 
         Args:
             loss_dict: scalar losses by name.

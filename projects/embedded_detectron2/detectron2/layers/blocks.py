@@ -8,7 +8,7 @@ from .batch_norm import FrozenBatchNorm2d
 
 
 class CNNBlockBase(nn.Module):
-    """Base class of the blocks of a ResNet, with attributes ``in_channels``, ``out_channels`` and ``stride``."""
+    """Base class of ResNet blocks, with ``in_channels``, ``out_channels`` and ``stride``."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

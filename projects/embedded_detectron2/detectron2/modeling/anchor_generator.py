@@ -77,7 +77,11 @@ class DefaultAnchorGenerator(nn.Module):
     num_cell_anchors = num_anchors
 
     def generate_cell_anchors(self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)) -> torch.Tensor:
-        """Return the anchors with center (0, 0), (num_sizes * num_ratios, 4) XYXY, sorted by size, then by ratio."""
+        """Return the anchors with center (0, 0).
+
+        Returns:
+            (num_sizes * num_ratios, 4) XYXY: all ratios of the first size, then all ratios of the next one.
+        """
         anchors = []
         for size in sizes:
             for ratio in aspect_ratios:

@@ -1,4 +1,4 @@
-"""Box regression: boxes as deltas to other boxes (Girshick et al., 2014, appendix C), and the loss on deltas."""
+"""Box regression: deltas between boxes (Girshick et al., 2014, appendix C), and their loss."""
 
 from __future__ import annotations
 
@@ -62,9 +62,13 @@ class Box2BoxTransform:
         return torch.cat((centers - half, centers + half), dim=-1).flatten(1)
 
     def loss(self, loss_type: str, beta: float, boxes, gt_boxes, pred_deltas: torch.Tensor) -> torch.Tensor:
-        """Return the summed loss of ``pred_deltas`` (R, 4) to the deltas from ``boxes`` to ``gt_boxes``, both (R, 4).
+        """Return the summed loss of predicted deltas.
 
-        ``loss_type`` must be "smooth_l1", with ``beta`` where it changes from L2 to L1.
+        Args:
+            loss_type: must be "smooth_l1".
+            beta: the error at which the loss changes from L2 to L1.
+            boxes, gt_boxes: (R, 4). The target is the delta from a box to its ground truth box.
+            pred_deltas: (R, 4).
         """
         if loss_type in ("giou", "diou", "ciou"):
             raise not_included(f"BBOX_REG_LOSS_TYPE {loss_type}")

@@ -6,7 +6,7 @@ import torch
 
 
 class Matcher:
-    """Find the best ground truth of each prediction, and label the prediction by the quality of this match.
+    """Find the best ground truth of each prediction, and label predictions by match quality.
 
     Args:
         thresholds: increasing qualities (e.g. IoUs) between the labels.
@@ -51,6 +51,9 @@ class Matcher:
         return matches, labels
 
     def set_low_quality_matches_(self, match_labels: torch.Tensor, match_quality_matrix: torch.Tensor) -> None:
-        """Set the labels of the best predictions of each ground truth to 1, in place. Their matches stay the same."""
+        """Set the labels of the best predictions of each ground truth to 1, in place.
+
+        Their matches do not change.
+        """
         best = match_quality_matrix.amax(dim=1, keepdim=True)
         match_labels[(match_quality_matrix == best).any(dim=0)] = 1

@@ -95,7 +95,7 @@ class LastLevelMaxPool(nn.Module):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """Build a ResNet and an FPN with an additional level ``p6``, as ``cfg.MODEL.RESNETS`` and ``FPN`` describe."""
+    """Build the ResNet and the FPN of the config, with an additional level ``p6``."""
     bottom_up, options = build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN
     top = LastLevelMaxPool()
     return FPN(bottom_up, options.IN_FEATURES, options.OUT_CHANNELS, options.NORM, top, options.FUSE_TYPE)

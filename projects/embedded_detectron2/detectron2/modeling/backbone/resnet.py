@@ -1,4 +1,4 @@
-"""ResNet (He et al., 2016) and ResNeXt of depth 18 to 152, optionally with a dilated last stage (DC5)."""
+"""ResNet (He et al., 2016) and ResNeXt, optionally with a dilated last stage (DC5)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _conv(in_channels: int, out_channels: int, size: int, norm, stride=1, dilati
 
 
 class _ResidualBlock(CNNBlockBase):
-    """Add the input to the output of some convolutions. It is projected if the number of channels changes."""
+    """Add the input, projected if the number of channels changes, to the output of convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm, convs) -> None:
         super().__init__(in_channels, out_channels, stride)
@@ -145,7 +145,10 @@ class ResNet(Backbone):
         return {name: outputs[name] for name in self._out_features}
 
     def freeze(self, freeze_at: int = 0) -> ResNet:
-        """Freeze the first parts: none for 0, the stem for 1, the stem and ``res2`` for 2, and so on. Returns self."""
+        """Freeze the first ``freeze_at`` parts and return self.
+
+        1 freezes the stem, 2 the stem and ``res2``, and so on.
+        """
         for name in ("stem", *self.stage_names)[: max(freeze_at, 0)]:
             part = getattr(self, name)
             for block in [part] if name == "stem" else part:
@@ -216,7 +219,7 @@ def make_stage_from_config(cfg, stage: int) -> list[CNNBlockBase]:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
-    """Build the ResNet of ``cfg.MODEL.RESNETS`` and ``BACKBONE.FREEZE_AT`` up to the last stage in OUT_FEATURES."""
+    """Build the ResNet of ``cfg.MODEL.RESNETS`` up to the last stage in OUT_FEATURES."""
     options, names = cfg.MODEL.RESNETS, ["stem", "res2", "res3", "res4", "res5"]
     unknown = set(options.OUT_FEATURES) - set(names)
     if unknown or not options.OUT_FEATURES:

@@ -11,6 +11,9 @@ PROPOSAL_GENERATOR_REGISTRY = Registry("PROPOSAL_GENERATOR")  # called with (cfg
 
 
 def build_proposal_generator(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module | None:
-    """Build ``cfg.MODEL.PROPOSAL_GENERATOR.NAME``; None for "PrecomputedProposals", which are part of the inputs."""
+    """Build ``cfg.MODEL.PROPOSAL_GENERATOR.NAME``.
+
+    Returns None for "PrecomputedProposals", because these are part of the inputs of the model.
+    """
     name = cfg.MODEL.PROPOSAL_GENERATOR.NAME
     return None if name == "PrecomputedProposals" else PROPOSAL_GENERATOR_REGISTRY.get(name)(cfg, input_shape)

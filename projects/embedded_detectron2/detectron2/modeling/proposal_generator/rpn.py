@@ -31,7 +31,9 @@ def build_rpn_head(cfg, input_shape: list[ShapeSpec]) -> nn.Module:
 
 @RPN_HEAD_REGISTRY.register()
 class StandardRPNHead(nn.Module):
-    """3x3 convolutions, then one 1x1 convolution each for objectness logits and box deltas. Shared by all levels.
+    """Predict objectness logits and box deltas.
+
+    3x3 convolutions are followed by one 1x1 convolution for the logits and one for the deltas. All levels share them.
 
     Args:
         in_channels: channels of every level.
@@ -58,7 +60,7 @@ class StandardRPNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]) -> dict:
-        """Read the arguments from the config. All feature maps must have the same channels and number of anchors."""
+        """Read the arguments from the config. All feature maps must have the same channels."""
         anchors = build_anchor_generator(cfg, input_shape)
         channels, numbers = {shape.channels for shape in input_shape}, set(anchors.num_anchors)
         if len(channels) != 1 or len(numbers) != 1:
@@ -74,7 +76,7 @@ class StandardRPNHead(nn.Module):
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class RPN(nn.Module):
-    """Generate anchors, predict their objectness and box deltas, and return the best boxes and the losses.
+    """Region proposal network: anchors, their objectness and box deltas, the best boxes, losses.
 
     Args:
         in_features: names of the feature maps to use.
@@ -181,7 +183,9 @@ class RPN(nn.Module):
         self, anchors: list[Boxes], pred_objectness_logits: list[torch.Tensor], gt_labels: list[torch.Tensor],
         pred_anchor_deltas: list[torch.Tensor], gt_boxes: list[torch.Tensor],
     ) -> dict[str, torch.Tensor]:  # fmt: skip
-        """Compute ``loss_rpn_cls`` and ``loss_rpn_loc``: sums divided by N times the configured batch size per image.
+        """Compute ``loss_rpn_cls`` and ``loss_rpn_loc``.
+
+        Both are sums, divided by the number of images times the configured batch size per image.
 
         Args:
             anchors: one ``Boxes`` of Hi * Wi * A boxes per level.
@@ -238,7 +242,10 @@ class RPN(nn.Module):
         self, anchors: list[Boxes], pred_objectness_logits: list[torch.Tensor], pred_anchor_deltas: list[torch.Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:  # fmt: skip
-        """Apply the deltas to the anchors and select the best boxes, see ``losses`` and ``find_top_rpn_proposals``."""
+        """Apply the deltas to the anchors and select the best boxes.
+
+        See ``losses`` for the arguments and ``find_top_rpn_proposals`` for the result.
+        """
         topk = (self.pre_nms_topk[self.training], self.post_nms_topk[self.training])
         options = (self.nms_thresh, *topk, self.min_box_size, self.training)
         proposals = self._decode_proposals(anchors, pred_anchor_deltas)

@@ -59,7 +59,13 @@ def fast_rcnn_inference_single_image(
 
 
 def _log_classification_stats(pred_logits: torch.Tensor, gt_classes: torch.Tensor, prefix: str = "fast_rcnn") -> None:
-    """Store accuracies of ``pred_logits`` (R, K + 1), the background last, with respect to ``gt_classes`` (R,)."""
+    """Store classification accuracies in the event storage.
+
+    Args:
+        pred_logits: (R, K + 1), the background last.
+        gt_classes: (R,).
+        prefix: first part of the names in the event storage.
+    """
     if gt_classes.numel() == 0:
         return
     predicted, background = pred_logits.argmax(dim=1), pred_logits.shape[1] - 1
@@ -141,7 +147,11 @@ class FastRCNNOutputLayers(nn.Module):
         }
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute logits (R, K + 1), the background last, and deltas (R, K * 4) or (R, 4) from features (R, ...)."""
+        """Compute logits and deltas from features (R, ...).
+
+        Returns:
+            Logits (R, K + 1), the background last, and deltas (R, K * 4), or (R, 4) if class-agnostic.
+        """
         x = x.flatten(start_dim=1)
         return self.cls_score(x), self.bbox_pred(x)
 
@@ -184,7 +194,7 @@ class FastRCNNOutputLayers(nn.Module):
         return self.box2box_transform.loss(*options, *boxes, deltas) / max(gt_classes.numel(), 1.0)
 
     def inference(self, predictions, proposals: list[Instances]) -> tuple[list[Instances], list[torch.Tensor]]:
-        """Return detections, see ``fast_rcnn_inference``. ``proposals``: one per image, with ``proposal_boxes``."""
+        """Return detections of proposals with ``proposal_boxes``, see ``fast_rcnn_inference``."""
         boxes, scores = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
         thresholds = (self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image)
         return fast_rcnn_inference(boxes, scores, [p.image_size for p in proposals], *thresholds)

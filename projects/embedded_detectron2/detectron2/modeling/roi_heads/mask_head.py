@@ -22,7 +22,13 @@ ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")  # called with (cfg, ShapeSpe
 
 
 def _of_class(pred_mask_logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Select the logits of ``classes`` (B,) from (B, C, S, S), or the only ones if C is 1: (B, S, S), float32."""
+    """Select the logits of ``classes`` (B,) from (B, C, S, S).
+
+    If C is 1, the only logits are returned.
+
+    Returns:
+        (B, S, S), float32.
+    """
     if pred_mask_logits.shape[1] == 1:
         return pred_mask_logits[:, 0].float()
     return pred_mask_logits[torch.arange(len(classes), device=classes.device), classes].float()
@@ -115,7 +121,9 @@ class BaseMaskRCNNHead(nn.Module):
 # Also a Sequential, because checkpoints name the layers as one flat list.
 @ROI_MASK_HEAD_REGISTRY.register()
 class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
-    """3x3 convolutions, a 2x2 transposed convolution of stride 2 and a 1x1 convolution that predicts the logits.
+    """The mask head of Mask R-CNN.
+
+    3x3 convolutions, a 2x2 transposed convolution of stride 2 and a 1x1 convolution that predicts the logits.
 
     Args:
         input_shape: shape of the pooled features. Only the channels are used.

@@ -42,7 +42,9 @@ def select_foreground_proposals(
 
 
 class ROIHeads(nn.Module):
-    """Base class of RoI heads: matches proposals with ground truth and samples them. A subclass defines ``forward``.
+    """Base class of RoI heads: matches proposals with ground truth and samples them.
+
+    A subclass defines ``forward``.
 
     Args:
         num_classes: number of classes without background, K. The background has index K.
@@ -184,7 +186,10 @@ def _pooler_and_shapes(cfg, options, input_shape: dict[str, ShapeSpec]) -> tuple
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeads(nn.Module):
-    """A placeholder, because this name is the default of ``MODEL.ROI_HEADS.NAME``. The heads are not included."""
+    """A placeholder for RoI heads that are not included.
+
+    It is registered, because it is the default of ``MODEL.ROI_HEADS.NAME``. Building it raises NotImplementedError.
+    """
 
     def __init__(self, *args, **kwargs) -> None:
         raise not_included("MODEL.ROI_HEADS.NAME Res5ROIHeads (the default)")
@@ -278,7 +283,7 @@ class StandardROIHeads(ROIHeads):
         return self.box_predictor.losses(predictions, proposals)
 
     def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]):
-        """Return a dict of losses of the foreground instances in training, otherwise the instances with masks."""
+        """Return the losses of the foreground instances in training, else the instances with masks."""
         if not self.mask_on:
             return {} if self.training else instances
         if self.training:
