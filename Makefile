@@ -5,11 +5,13 @@ VENV   ?= .venv
 CONFIG ?= configs/quick/fcis/fcis_R_18_shapes.yaml
 OPTS   ?=
 PYTEST ?= -n 2
+# Where the real Detectron2 comes from: its repository, or the folder of a checkout.
+SRC    ?= https://github.com/facebookresearch/detectron2
 
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup train stages dots worms test lint clean
+.PHONY: help setup detectron2 train stages dots worms test test-both lint clean
 
 help:
 	@echo "make train [CONFIG=configs/....yaml] [OPTS=\"KEY VALUE ...\"]   train and evaluate; goes on where a stopped run ended"
@@ -17,6 +19,8 @@ help:
 	@echo "make worms                                                   BBBC010 with and without semi-convolutional operators, three seeds"
 	@echo "make dots                                                    identical dots told apart: trains two small networks, draws output/quick/dots.png"
 	@echo "make test  [PYTEST=\"-n 2 -k name\"]                           lint and run the tests"
+	@echo "make detectron2 [SRC=checkout]                               build the real Detectron2 into $(VENV); train and test use it from then on"
+	@echo "make test-both                                               run the tests under the embedded and under the real Detectron2"
 	@echo "make setup | lint | clean"
 
 setup: $(READY)
@@ -27,6 +31,22 @@ $(READY): setup.cfg pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@
+
+# Detectron2's own build needs torch, hence no build isolation, and its model zoo needs pkg_resources, which setuptools 81 lacks.
+detectron2: setup
+	@if $(PY) -m pip --disable-pip-version-check show --quiet detectron2 2>/dev/null; then \
+	    echo "== detectron2 is already in $(VENV); to build it again or to go back to the embedded one: $(PY) -m pip uninstall detectron2"; \
+	else \
+	    case "$(SRC)" in \
+	        *://*) source="git+$(SRC:git+%=%)" ;; \
+	        *) source="$(SRC)"; test -f "$$source/setup.py" || { \
+	            echo "SRC=$$source holds no setup.py: expected the folder of a Detectron2 checkout, or leave SRC out"; exit 2; }; \
+	            source=$$(cd "$$source" && pwd) ;; \
+	    esac; \
+	    echo "== building detectron2 from $(SRC) into $(VENV) (about five minutes)"; \
+	    $(PY) -m pip install --quiet --disable-pip-version-check "setuptools<81" wheel ninja && \
+	    PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation "$$source"; \
+	fi
 
 train: setup
 	@echo "== training $(CONFIG) $(OPTS)"
@@ -49,6 +69,13 @@ dots: setup
 
 test: lint
 	@echo "== running the tests"
+	$(PY) -m pytest $(PYTEST)
+
+# PYTHONPATH precedes installed packages, so the first run uses the embedded one although the real one is installed.
+test-both: lint detectron2
+	@echo "== running the tests under the embedded Detectron2"
+	PYTHONPATH=$(CURDIR)/projects/embedded_detectron2 $(PY) -m pytest $(PYTEST)
+	@echo "== running the tests under the real Detectron2"
 	$(PY) -m pytest $(PYTEST)
 
 lint: setup

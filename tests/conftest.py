@@ -15,6 +15,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = Path(os.environ.get("TELLAPART_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 # pytest-xdist runs as many processes as there are cores
 torch.set_num_threads(1)
@@ -41,11 +42,16 @@ def loggers_as_before():
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real data sets beside the checkout (``$TELLAPART_SHARED_DATA``, else ``../shared/data``)."""
-    folder = Path(os.environ.get("TELLAPART_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder} (TELLAPART_SHARED_DATA says where)")
-    return folder
+    """The folder of real data sets. Where it doesn't exist, tests that use this fixture are not collected."""
+    return SHARED_DATA
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests on real data if there is none: they only repeat what others test on synthetic data."""
+    if not SHARED_DATA.is_dir():
+        left_out = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -223,6 +224,13 @@ def test_unprepared_set_names_the_command(tmp_path, monkeypatch):
     finally:
         DatasetCatalog.remove("tellapart_test_worms")
         MetadataCatalog.remove("tellapart_test_worms")
+
+
+def test_names_of_the_collections():
+    """The 100 wells of BBBC010 in order, and the ids of the 60 validation images of the Data Science Bowl."""
+    assert len(worms.WELLS) == 100 and sorted(set(worms.WELLS)) == worms.WELLS
+    assert [worms.WELLS[i] for i in (0, 1, 24, 99)] == ["A01", "A02", "B01", "E04"]
+    assert len(nuclei.VAL) == 60 and all(re.fullmatch("[0-9a-f]{12}", image_id) for image_id in nuclei.VAL)
 
 
 def test_the_real_collections(shared_data):

@@ -1,4 +1,4 @@
-"""Cases from COCO JSON to batches and from predictions to AP, on the images of tiny_coco."""
+"""Cases from COCO JSON to batches and from predictions to AP, on drawn images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import tempfile
 import numpy as np
 import torch
 
-from .common import TINY_COCO, case, crc, made, rcnn_cfg, tiny_coco_json
+from .common import case, crc, made, rcnn_cfg
+from .images import CROWDED, EMPTY, FEW, SMALL, TALL, UPRIGHT, coco_folder, coco_json
 
 
 def _records(split: str = "train") -> list[dict]:
-    """Register tiny_coco once and return its dataset dicts, without output."""
+    """Register a split of the drawn data set once and return its dataset dicts, without output."""
     from detectron2.data import DatasetCatalog
     from detectron2.data.datasets import register_coco_instances
 
-    name = f"parity_tiny_coco_{split}"
+    name = f"parity_coco_{split}"
     if name not in DatasetCatalog.list():
         register_coco_instances(
             name,
             {"thing_colors": [[i, 2 * i, 255 - i] for i in range(80)]},
-            str(TINY_COCO / "annotations" / f"instances_{split}2017.json"),
-            str(TINY_COCO / "images" / f"{split}2017"),
+            str(coco_folder() / "annotations" / f"{split}.json"),
+            str(coco_folder() / "images" / split),
         )
     with contextlib.redirect_stdout(io.StringIO()):
         return DatasetCatalog.get(name)
@@ -42,25 +43,25 @@ def _summary(record: dict) -> list:
         annotations.append(
             [sorted(a), [float(x) for x in a["bbox"]], int(a["bbox_mode"]), a["category_id"], a["iscrowd"], shape]
         )
-    name = record["file_name"].replace(str(TINY_COCO), "")
+    name = record["file_name"].replace(str(coco_folder()), "")
     return [sorted(record), name, record["image_id"], record["height"], record["width"], annotations]
 
 
-@case(data=True)
+@case
 def case_coco_json() -> dict:
     """Dataset dicts and metadata of a registered COCO file, also filtered as for training."""
     from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 
     records = _records()
-    meta = MetadataCatalog.get("parity_tiny_coco_train")
+    meta = MetadataCatalog.get("parity_coco_train")
     with contextlib.redirect_stdout(io.StringIO()):
-        filtered = get_detection_dataset_dicts("parity_tiny_coco_train", filter_empty=True)
-        both = get_detection_dataset_dicts(["parity_tiny_coco_train"] * 2, filter_empty=False)
+        filtered = get_detection_dataset_dicts("parity_coco_train", filter_empty=True)
+        both = get_detection_dataset_dicts(["parity_coco_train"] * 2, filter_empty=False)
     return {
         "records": [_summary(r) for r in records],
         "classes": meta.thing_classes,
         "ids": {str(k): v for k, v in meta.thing_dataset_id_to_contiguous_id.items()},
-        "meta": [meta.name, meta.evaluator_type, meta.json_file.replace(str(TINY_COCO), ""), meta.thing_colors[3]],
+        "meta": [meta.name, meta.evaluator_type, meta.json_file.replace(str(coco_folder()), ""), meta.thing_colors[3]],
         "filtered": [r["image_id"] for r in filtered],
         "both": len(both),
     }
@@ -98,13 +99,13 @@ def _data_cfg(*options):
     return cfg
 
 
-@case(data=True)
+@case
 def case_mapper() -> dict:
     """DatasetMapper from a config: polygons, bit masks with crowds as RLE, crops, flips, sizes, inference."""
     from detectron2.data import DatasetMapper
 
     records = {r["image_id"]: r for r in _records()}
-    chosen = [records[i] for i in (87038, 6818, 226111)]  # with a crowd, portrait format, without annotations
+    chosen = [records[i] for i in (CROWDED, UPRIGHT, EMPTY)]
     crop = ("INPUT.CROP.ENABLED", True, "MODEL.MASK_ON", False)  # fvcore needs shapely to crop polygons
     settings = {
         "polygon": (True, ()),
@@ -129,13 +130,13 @@ def case_mapper() -> dict:
     return out
 
 
-@case(data=True)
+@case
 def case_bitmask_rle() -> dict:
     """Annotations as compressed RLE, mapped to bit masks, also cropped with recomputed boxes."""
     import pycocotools.mask as coco_mask
     from detectron2.data import DatasetMapper
 
-    record = next(r for r in _records() if r["image_id"] == 184791)
+    record = next(r for r in _records() if r["image_id"] == FEW)
     forms = []
     size = record["height"], record["width"]
     for a in record["annotations"]:
@@ -150,13 +151,13 @@ def case_bitmask_rle() -> dict:
     return out
 
 
-@case(data=True)
+@case
 def case_augmentations() -> dict:
     """Each augmentation that configs can use, with a seed."""
     from detectron2.data import detection_utils as utils
     from detectron2.data import transforms as T
 
-    record = next(r for r in _records() if r["image_id"] == 331352)
+    record = next(r for r in _records() if r["image_id"] == TALL)
     image = utils.read_image(record["file_name"], format="BGR")
     boxes = np.array([a["bbox"] for a in record["annotations"]])
     boxes[:, 2:] += boxes[:, :2]
@@ -197,13 +198,13 @@ def case_augmentations() -> dict:
     return out
 
 
-@case(data=True)
+@case
 def case_instance_utils() -> dict:
     """Steps of the mapper: transforming annotations, converting them to instances, filtering, wrong sizes."""
     from detectron2.data import detection_utils as utils
     from detectron2.data import transforms as T
 
-    record = next(r for r in _records() if r["image_id"] == 37777)
+    record = next(r for r in _records() if r["image_id"] == SMALL)
     transform = T.TransformList(
         [T.HFlipTransform(record["width"]), T.ResizeTransform(record["height"], record["width"], 100, 150)]
     )
@@ -280,7 +281,7 @@ def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
     from detectron2.evaluation import COCOEvaluator
     from detectron2.structures import Boxes, Instances, polygons_to_bitmask
 
-    coco = tiny_coco_json("val")
+    coco = coco_json("val")
     records = _records("val")
     ids = sorted(c["id"] for c in coco["categories"])
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -305,7 +306,7 @@ def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
             instances.scores = made(f"ap/scores/{record['image_id']}", n, low=0.1, high=1)
             instances.pred_classes = torch.tensor([ids.index(a["category_id"]) for a in truth])
             if kind == "jittered":
-                instances.pred_classes[::5] = (instances.pred_classes[::5] + 1) % 80
+                instances.pred_classes[::5] = (instances.pred_classes[::5] + 1) % len(ids)
             instances.pred_masks = torch.from_numpy(np.stack([polygons_to_bitmask(p, *size) for p in polygons]))
             if kind == "empty":
                 instances = instances[:0]
@@ -314,10 +315,10 @@ def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
     return {task: {k: float(v) for k, v in values.items()} for task, values in results.items()}
 
 
-@case(data=True)
+@case
 def case_coco_ap() -> dict:
     """All summary numbers, and AP per category."""
-    name = "parity_tiny_coco_val"
+    name = "parity_coco_val"
     out = {kind: _evaluate(kind, name) for kind in ("perfect", "jittered", "empty")}
     out["boxes_only"] = _evaluate("jittered", name, tasks=("bbox",))
     return out

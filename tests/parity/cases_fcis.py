@@ -52,17 +52,17 @@ def _run(cfg) -> dict:
     return out
 
 
-@case(data=True)
+@case
 def case_model_fcis_R_50() -> dict:
     return _run(_cfg("DC5"))
 
 
-@case(data=True)
+@case
 def case_model_fcis_R_18_FPN_pool() -> dict:
     return _run(_cfg("FPN", SAMPLING="pool", GRID_SIZE=3, RESOLUTION=10))
 
 
-@case(data=True)
+@case
 def case_model_fcis_R_50_ohem() -> dict:
     """OHEM selects regions by their loss, so nothing is random although not all regions are trained on."""
     cfg = _cfg("DC5", OHEM=True)

@@ -1,4 +1,4 @@
-"""InstanceFCN: proposals, categories, losses and gradient norms with fixed weights on real images."""
+"""InstanceFCN: proposals, categories, losses and gradient norms with fixed weights on drawn images."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def _run(cfg) -> dict:
     return out
 
 
-@case(data=True)
+@case
 def case_model_instance_fcn_R_18() -> dict:
     """One feature map of stride 16, two image scales, and proposals ranked by the product of both branches."""
     return _run(_cfg("C4", IN_FEATURES=["res4"], WINDOW_SIZE=5, TEST_SCALES=[1.0, 1.5], SCORE="product"))
 
 
-@case(data=True)
+@case
 def case_model_instance_fcn_R_18_FPN_classifier() -> dict:
     """A feature pyramid, and a classifier of the proposals."""
     cfg = _cfg("FPN", IN_FEATURES=["p2", "p3", "p4"], WINDOW_SIZE=9, TOPK_PER_LEVEL=100)

@@ -39,13 +39,13 @@ def _run(**heads: str) -> dict:
     return out
 
 
-@case(data=True)
+@case
 def case_model_semiconv_R_18_FPN() -> dict:
     """The paper's model, with embeddings of the whole image on all levels."""
     return _run(roi_heads="SemiConvROIHeads")
 
 
-@case(data=True)
+@case
 def case_model_semiconv_head_R_18_FPN() -> dict:
     """The mask head alone, in Detectron2's RoI heads."""
     return _run()

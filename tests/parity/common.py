@@ -1,64 +1,57 @@
-"""What the recorder and the parity tests share: the cases, their inputs, and how values are frozen and compared.
+"""Registry of parity cases, their inputs, and how their values are converted to JSON and compared.
 
 A case is a function without arguments that returns a (nested) dict of plain values, arrays and tensors. The recorder
-freezes what it returns under the real Detectron2; the test freezes what it returns under whichever runs, and compares.
+stores these values under the real Detectron2 (golden values). The tests run the same function under the Detectron2
+that is installed and compare.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tellapart  # noqa: F401  puts the embedded Detectron2 on the path where no other is installed
+import tellapart  # noqa: F401  (puts the embedded Detectron2 on the path if no other is installed)
 
 import numpy as np
 import torch
 
+from .images import CATEGORIES, draw
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 GOLDEN = HERE / "golden"
-SHARED_DATA = Path(os.environ.get("TELLAPART_SHARED_DATA", ROOT.parent / "shared" / "data"))
-TINY_COCO = SHARED_DATA / "tiny_coco"
 
-RTOL = 1e-4  # the contract's relative tolerance
-KEEP = 64  # an array of at most so many numbers is kept whole, of a larger one so many samples
+RTOL = 1e-4  # relative tolerance
+KEEP = 64  # arrays of at most this many numbers are stored completely, of larger ones this many samples
 
 CASES: dict[str, Callable[[], dict]] = {}
-NEEDS_DATA: set[str] = set()
 
 
-def case(function: Callable[[], dict] | None = None, *, data: bool = False):
-    """Register ``case_<name>`` under ``<name>``; ``data``: it reads the shared tiny_coco."""
-
-    def register(f):
-        name = f.__name__.removeprefix("case_")
-        assert name not in CASES, name
-        CASES[name] = f
-        if data:
-            NEEDS_DATA.add(name)
-        return f
-
-    return register(function) if function else register
+def case(function: Callable[[], dict]) -> Callable[[], dict]:
+    """Register the function ``case_<name>`` as the case ``<name>``."""
+    name = function.__name__.removeprefix("case_")
+    assert name not in CASES, name
+    CASES[name] = function
+    return function
 
 
-# ------------------------------------------------------------------------------------------------ made numbers
+# ------------------------------------------------------------------------------------------------ pseudorandom inputs
 
 
 def made(name: str, *shape: int, low: float = -1.0, high: float = 1.0) -> torch.Tensor:
-    """float32 numbers uniform in [low, high), a function of ``name`` and ``shape`` alone.
+    """Return float32 numbers, uniform in [low, high), that depend on ``name`` and ``shape`` only.
 
-    numpy's legacy generator promises the same stream on every platform and version; torch's does not.
+    numpy's legacy generator promises the same numbers on every platform and version, torch's does not.
     """
     numbers = np.random.RandomState(zlib.crc32(name.encode())).random_sample(shape)
     return torch.from_numpy(np.asarray(low + (high - low) * numbers, dtype=np.float32))
 
 
 def made_boxes(name: str, n: int, height: float, width: float, smallest: float = 2.0) -> torch.Tensor:
-    """(n, 4) float32 XYXY boxes inside a height x width frame, sizes spread evenly in the logarithm."""
+    """Return (n, 4) float32 XYXY boxes inside a height x width image; the logarithm of their sizes is uniform."""
     u = made(name, n, 4, low=0, high=1).double()
     h = smallest * (height / smallest) ** u[:, 0]
     w = smallest * (width / smallest) ** u[:, 1]
@@ -67,9 +60,9 @@ def made_boxes(name: str, n: int, height: float, width: float, smallest: float =
 
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
-    """Give every parameter and float buffer a value that depends on its name and shape only; returns the model.
+    """Set every parameter and float buffer to values that depend on its name and shape only; returns the model.
 
-    Scales are He-like, so that activations stay finite and a random detector does detect something.
+    The scales are similar to He initialization, so that activations stay finite and the detector detects something.
     """
     with torch.no_grad():
         for name, value in model.state_dict().items():
@@ -79,20 +72,20 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
                 new = made(name, *value.shape, low=0.8, high=1.2)
             elif value.dim() <= 1:
                 is_scale = name.endswith("weight")
-                centre, spread = (1.0, 0.1) if is_scale else (0.0, 0.1)
+                center, spread = (1.0, 0.1) if is_scale else (0.0, 0.1)
                 if is_scale and name.endswith(("conv3.norm.weight", "conv2.norm.weight")):
-                    centre = 0.4  # the end of a residual branch: keeps the sum over many blocks in bounds
-                new = made(name, *value.shape, low=centre - spread, high=centre + spread)
+                    center = 0.4  # last layer of a residual branch: keeps the sum over many blocks bounded
+                new = made(name, *value.shape, low=center - spread, high=center + spread)
             else:
                 bound = (6.0 / value[0].numel()) ** 0.5
                 if any(part in name for part in ("bbox_pred", "anchor_deltas", "box_maps")):
                     bound *= 0.05
                 elif "score_maps" in name:
-                    bound *= 10  # the mean over a region's cells evens scores out
+                    bound *= 10  # averaging over a region's cells makes scores smaller
                 elif "cls_score" in name:
-                    bound *= 0.4  # several classes have a say, none is certain
+                    bound *= 0.4  # probabilities spread over several classes
                 elif name.endswith("stem.conv1.weight"):
-                    bound *= 0.01  # pixels are not divided by their spread
+                    bound *= 0.01  # pixel values are not divided by a standard deviation
                 elif "objectness_logits" in name or "mask_head.predictor" in name:
                     bound *= 0.3
                 new = made(name, *value.shape, low=-bound, high=bound)
@@ -100,20 +93,24 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-# ------------------------------------------------------------------------------------------------ freezing
+# ------------------------------------------------------------------------------------------------ conversion to JSON
 
 
 def crc(array: Any) -> int:
-    """Checksum of an array's bytes."""
+    """Return the CRC-32 checksum of an array's bytes."""
     return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
 
 def _number(x: float) -> float:
-    return float(f"{x:.9g}")
+    return float(f"{x:.7g}")
 
 
 def freeze(value: Any) -> Any:
-    """JSON for ``value``: arrays become dtype, shape and all numbers or, where large, statistics and samples."""
+    """Convert a value to what JSON can hold; floats are rounded to seven digits.
+
+    An array becomes a dict of its dtype, its shape and all ``values`` (nested as in the array). A large one becomes
+    statistics and evenly spaced samples if it is of floats, else its sum and a checksum.
+    """
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.generic):
@@ -126,12 +123,12 @@ def freeze(value: Any) -> Any:
                 wide = flat.astype(np.float64)
                 out["mean"], out["rms"] = _number(wide.mean()), _number(float(np.sqrt((wide**2).mean())))
                 out["min"], out["max"] = _number(wide.min()), _number(wide.max())
-                flat = flat[np.linspace(0, flat.size - 1, KEEP).astype(np.int64)]
-            out["values"] = [_number(x) for x in flat.tolist()]
+                value = flat[np.linspace(0, flat.size - 1, KEEP).astype(np.int64)]
+            out["values"] = freeze(value.tolist())
         elif flat.size > KEEP:
             out["sum"], out["crc"] = int(flat.astype(np.int64).sum()), crc(value)
         else:
-            out["values"] = flat.tolist()
+            out["values"] = value.tolist()
         return out
     if isinstance(value, dict):
         return {str(k): freeze(v) for k, v in value.items()}
@@ -145,80 +142,91 @@ def freeze(value: Any) -> Any:
 
 
 class Comparison:
-    """Walks what came and what was wanted; collects differences and the worst relative error within tolerance."""
+    """Comparison of converted values with golden ones.
+
+    Attributes:
+        problems: one message per difference.
+        worst: the largest relative error of any float, and ``worst_at``, the path of that float.
+    """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.worst = 0.0
         self.worst_at = ""
 
-    def floats(self, got: list[float], want: list[float], at: str, floor: float = 0.01) -> None:
-        """Relative to each number, or to ``floor`` times the largest of its array where that is more (cancellation)."""
-        g, w = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
-        special = ~np.isfinite(w)
-        if not np.array_equal(special, ~np.isfinite(g)) or not np.array_equal(g[special], w[special], equal_nan=True):
-            self.problems.append(f"{at}: infinite or undefined elsewhere than in the golden one")
+    def floats(self, got: list[float], expected: list[float], at: str, floor: float = 0.01) -> None:
+        """Compare floats of one array or list.
+
+        The error is relative to the golden number or, if this is larger, to ``floor`` times the largest of its array,
+        because small numbers among large ones may be the result of cancellation.
+        """
+        g, e = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+        special = ~np.isfinite(e)
+        if not np.array_equal(special, ~np.isfinite(g)) or not np.array_equal(g[special], e[special], equal_nan=True):
+            self.problems.append(f"{at}: infinite or NaN values at other positions than in the golden array")
             return
-        g, w = g[~special], w[~special]
-        if not w.size:
+        g, e = g[~special], e[~special]
+        if not e.size:
             return
-        scale = np.maximum(np.abs(w), floor * np.abs(w).max())
-        error = np.abs(g - w) / np.maximum(scale, 1e-12)
+        scale = np.maximum(np.abs(e), floor * np.abs(e).max())
+        error = np.abs(g - e) / np.maximum(scale, 1e-12)
         i = int(error.argmax())
         if error[i] > self.worst:
             self.worst, self.worst_at = float(error[i]), at
         if error[i] > RTOL:
-            self.problems.append(f"{at}: {g[i]:.9g}, wanted {w[i]:.9g} (relative error {error[i]:.1e})")
+            self.problems.append(f"{at}: {g[i]:.9g}, expected {e[i]:.9g} (relative error {error[i]:.1e})")
 
-    def walk(self, got: Any, want: Any, at: str = "") -> Comparison:
-        """Compare two frozen values."""
-        if isinstance(want, dict) and isinstance(got, dict):
-            missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
+    def walk(self, got: Any, expected: Any, at: str = "") -> Comparison:
+        """Compare two values that ``freeze`` returned; ``at`` is their path, for messages."""
+        if isinstance(expected, dict) and isinstance(got, dict):
+            missing, extra = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
             if missing or extra:
-                self.problems.append(f"{at or 'top'}: missing {missing[:8]}, unwanted {extra[:8]}")
-            if want.get("dtype", "").startswith("float") and "shape" in want:
-                if (got.get("dtype"), got.get("shape")) != (want["dtype"], want["shape"]):
+                self.problems.append(f"{at or 'top'}: missing {missing[:8]}, unexpected {extra[:8]}")
+            if expected.get("dtype", "").startswith("float") and "shape" in expected:
+                if (got.get("dtype"), got.get("shape")) != (expected["dtype"], expected["shape"]):
                     self.problems.append(
-                        f"{at}: {got.get('dtype')} {got.get('shape')}, wanted {want['dtype']} {want['shape']}"
+                        f"{at}: {got.get('dtype')} {got.get('shape')}, expected {expected['dtype']} {expected['shape']}"
                     )
                     return self
                 for key in ("mean", "rms", "min", "max"):
-                    if key in want:  # the mean may cancel: it counts relative to the root mean square
-                        self.floats([got[key], got["rms"]], [want[key], want["rms"]], f"{at}.{key}", floor=0.1)
-                self.floats(got["values"], want["values"], at, floor=0.1)
+                    if key in expected:  # relative to the root mean square too: a mean may be small by cancellation
+                        self.floats([got[key], got["rms"]], [expected[key], expected["rms"]], f"{at}.{key}", floor=0.1)
+                self.floats(got["values"], expected["values"], at, floor=0.1)
                 return self
-            for key in want:
+            for key in expected:
                 if key in got:
-                    self.walk(got[key], want[key], f"{at}.{key}" if at else key)
-        elif isinstance(want, list) and isinstance(got, list):
-            # areas of thresholded masks: a pixel on the threshold may fall either way; where candidates vote, all the
-            # pixels that the same ones cover do so together
-            slack = {"_pixels": (3, RTOL), "_voted": (12, 0.02)}.get(at[at.rfind("_") :])
-            if slack is not None:
-                if len(got) == len(want) and all(abs(g - w) <= slack[0] + slack[1] * w for g, w in zip(got, want)):
+                    self.walk(got[key], expected[key], f"{at}.{key}" if at else key)
+        elif isinstance(expected, list) and isinstance(got, list):
+            # Areas of thresholded masks: a pixel at the threshold may be in or out. After mask voting, all pixels that
+            # the same candidates cover have the same value, so that many of them change together.
+            tolerance = {"_pixels": (3, RTOL), "_voted": (12, 0.02)}.get(at[at.rfind("_") :])
+            if tolerance is not None:
+                absolute, relative = tolerance
+                near = (abs(g - e) <= absolute + relative * e for g, e in zip(got, expected))
+                if len(got) == len(expected) and all(near):
                     return self
-                self.problems.append(f"{at}: {got}, wanted {want}")
-            elif len(got) != len(want):
-                self.problems.append(f"{at}: {len(got)} entries, wanted {len(want)}")
-            elif want and all(isinstance(x, float) for x in [*want, *got]):
-                self.floats(got, want, at)
+                self.problems.append(f"{at}: {got}, expected {expected}")
+            elif len(got) != len(expected):
+                self.problems.append(f"{at}: {len(got)} entries, expected {len(expected)}")
+            elif expected and all(isinstance(x, float) for x in [*expected, *got]):
+                self.floats(got, expected, at)
             else:
-                for i, (g, w) in enumerate(zip(got, want)):
-                    self.walk(g, w, f"{at}[{i}]")
-        elif isinstance(want, float) and isinstance(got, float):
-            self.floats([got], [want], at)
-        elif type(got) is not type(want) or got != want:
-            self.problems.append(f"{at}: {str(got)[:300]!r}, wanted {str(want)[:300]!r}")
+                for i, (g, e) in enumerate(zip(got, expected)):
+                    self.walk(g, e, f"{at}[{i}]")
+        elif isinstance(expected, float) and isinstance(got, float):
+            self.floats([got], [expected], at)
+        elif type(got) is not type(expected) or got != expected:
+            self.problems.append(f"{at}: {str(got)[:300]!r}, expected {str(expected)[:300]!r}")
         return self
 
 
 def golden_path(name: str) -> Path:
-    """Where the golden values of a case lie."""
+    """Return the file of a case's golden values."""
     return GOLDEN / f"{name}.json"
 
 
 def run_case(name: str) -> Any:
-    """Run a case from a fixed state of all random generators; returns its frozen values."""
+    """Seed all random generators and run a case; returns its values as ``load_golden`` does."""
     import random
 
     random.seed(0)
@@ -228,7 +236,7 @@ def run_case(name: str) -> Any:
 
 
 def load_golden(name: str) -> Any:
-    """The recorded values of a case."""
+    """Return the golden values of a case."""
     return json.loads(golden_path(name).read_text())
 
 
@@ -236,9 +244,12 @@ def load_golden(name: str) -> Any:
 
 
 def rcnn_cfg(kind: str, depth: int = 50, mask: bool = True, narrow: bool = False):
-    """Config of an R-CNN as the usual baselines set it: ``kind`` is "FPN", "C4" or "DC5"; on the CPU, without weights.
+    """Return the config of a Mask R-CNN or (without ``mask``) Faster R-CNN baseline, on the CPU, without weights.
 
-    ``narrow``: a quarter of the width, so that a forward pass takes a fraction of a second.
+    Args:
+        kind: "FPN", "C4" or "DC5".
+        depth: of the ResNet.
+        narrow: a quarter of the usual number of channels, so that a forward pass takes a fraction of a second.
     """
     from detectron2.config import get_cfg
 
@@ -289,48 +300,34 @@ def rcnn_cfg(kind: str, depth: int = 50, mask: bool = True, narrow: bool = False
 
 
 def sample_everything(cfg) -> None:
-    """Make RPN and ROI sampling take every candidate, so that losses hang on no random choice."""
+    """Make RPN and ROI sampling take every candidate, so that losses depend on no random choice."""
     for node in (cfg.MODEL.RPN, cfg.MODEL.ROI_HEADS):
         node.BATCH_SIZE_PER_IMAGE = 200000
         node.POSITIVE_FRACTION = 1.0
 
 
-# ------------------------------------------------------------------------------------------------ real images
+# ------------------------------------------------------------------------------------------------ model inputs
 
 
-def tiny_coco_json(split: str) -> dict:
-    """The parsed annotations of tiny_coco's "train" or "val"."""
-    return json.loads((TINY_COCO / "annotations" / f"instances_{split}2017.json").read_text())
+def model_input(seed: int, height: int, width: int, num_objects: int) -> dict:
+    """Return a drawn image and its ground truth in the format that models take.
 
-
-def small_input(image_id: int, split: str = "train", short_side: int = 128) -> dict:
-    """One tiny_coco image at ``short_side`` px with its annotated instances, in the format the models take.
-
-    Reads and scales with PIL directly: a model's case must not hang on the mapper, which has its own.
+    Drawn at this size, not resized: the result doesn't depend on an image library.
     """
     from detectron2.structures import Boxes, Instances, PolygonMasks
-    from PIL import Image
 
-    coco = tiny_coco_json(split)
-    record = next(r for r in coco["images"] if r["id"] == image_id)
-    image = Image.open(TINY_COCO / "images" / f"{split}2017" / record["file_name"]).convert("RGB")
-    factor = short_side / min(image.size)
-    width, height = round(image.width * factor), round(image.height * factor)
-    pixels = np.asarray(image.resize((width, height), Image.BILINEAR))[:, :, ::-1]
-    annotations = [a for a in coco["annotations"] if a["image_id"] == image_id and not a["iscrowd"]]
-    ids = sorted(c["id"] for c in coco["categories"])
-    scale = np.array([width / record["width"], height / record["height"]])
-    polygons = [[(np.array(p).reshape(-1, 2) * scale).reshape(-1) for p in a["segmentation"]] for a in annotations]
-    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+    image, annotations = draw(seed, height, width, num_objects)
+    ids = sorted(category["id"] for category in CATEGORIES)
+    boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.tensor(boxes * np.tile(scale, 2), dtype=torch.float32))
+    instances.gt_boxes = Boxes(boxes)
     instances.gt_classes = torch.tensor([ids.index(a["category_id"]) for a in annotations], dtype=torch.int64)
-    instances.gt_masks = PolygonMasks(polygons)
+    instances.gt_masks = PolygonMasks([[np.array(p) for p in a["segmentation"]] for a in annotations])
     return {
-        "image": torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
+        "image": torch.from_numpy(image.transpose(2, 0, 1).copy()),
         "instances": instances,
-        "height": height * 2,  # results are asked for at twice the size: post-processing has to scale
+        "height": height * 2,  # detections are scaled to twice the size of the image, which tests post-processing
         "width": width * 2,
-        "image_id": image_id,
+        "image_id": seed,
     }
