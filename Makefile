@@ -1,5 +1,5 @@
-# make train   sets up .venv and runs the main job;  make test   sets up .venv and runs the tests.
-# Needs: Python >= 3.10 with venv, make, the package index. Everything else is installed into .venv.
+# make train   installs into .venv, then trains and evaluates;  make test   installs into .venv, then runs ruff and the tests.
+# Requires Python >= 3.10 with venv, make and access to PyPI. Everything else is installed into .venv.
 PYTHON ?= python3
 VENV   ?= .venv
 CONFIG ?= configs/quick/fcis/fcis_R_18_shapes.yaml
@@ -14,18 +14,18 @@ READY := $(VENV)/.ready
 .PHONY: help setup detectron2 train stages dots worms test test-both lint clean
 
 help:
-	@echo "make train [CONFIG=configs/....yaml] [OPTS=\"KEY VALUE ...\"]   train and evaluate; goes on where a stopped run ended"
-	@echo "make stages FIRST=config SECOND=config                       the second from the first's weights; goes on where it was stopped"
+	@echo "make train [CONFIG=configs/....yaml] [OPTS=\"KEY VALUE ...\"]   train and evaluate; continues a stopped run"
+	@echo "make stages FIRST=config SECOND=config                       train both, the second from the weights of the first; continues a stopped run"
 	@echo "make worms                                                   BBBC010 with and without semi-convolutional operators, three seeds"
-	@echo "make dots                                                    identical dots told apart: trains two small networks, draws output/quick/dots.png"
-	@echo "make test  [PYTEST=\"-n 2 -k name\"]                           lint and run the tests"
+	@echo "make dots                                                    train two small networks on identical dots, with and without coordinates; draws output/quick/dots.png"
+	@echo "make test  [PYTEST=\"-n 2 -k name\"]                           run ruff and the tests"
 	@echo "make detectron2 [SRC=checkout]                               build the real Detectron2 into $(VENV); train and test use it from then on"
 	@echo "make test-both                                               run the tests under the embedded and under the real Detectron2"
 	@echo "make setup | lint | clean"
 
 setup: $(READY)
 
-# pip runs again only when what is to be installed has changed.
+# pip runs again only if the requirements have changed.
 $(READY): setup.cfg pyproject.toml
 	@echo "== setting up $(VENV) (torch is large: a few minutes the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -61,10 +61,11 @@ worms: setup
 	$(PY) datasets/prepare_bbbc010.py
 	$(PY) tools/compare_seeds.py --output output/worms --jobs 2 \
 	    --first configs/quick/mask_rcnn/mask_rcnn_R_18_FPN_bbbc010.yaml \
-	    --second configs/quick/mask_rcnn/mask_rcnn_R_18_FPN_bbbc010_longer.yaml configs/quick/semiconv/semiconv_R_18_FPN_bbbc010.yaml
+	    --second configs/quick/mask_rcnn/mask_rcnn_R_18_FPN_bbbc010_longer.yaml \
+	        configs/quick/semiconv/semiconv_R_18_FPN_bbbc010.yaml
 
 dots: setup
-	@echo "== training two networks on dots, with and without the pixels' places"
+	@echo "== training two networks on dots, with and without coordinates"
 	$(PY) tools/dots.py
 
 test: lint

@@ -1,7 +1,7 @@
 """The command line ``tellapart``.
 
 This is a package of its own because importing ``tellapart`` imports torch, which takes seconds. Its modules import
-``tellapart`` only when a command runs, so that ``tellapart --help`` answers at once.
+``tellapart`` only when a command runs, so that ``tellapart --help`` answers without delay.
 """
 
 from __future__ import annotations

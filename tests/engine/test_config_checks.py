@@ -12,6 +12,7 @@ from tellapart.errors import InputError
 from tellapart.model_zoo import get_config_file
 from tellapart_cli import main
 
+import detectron2
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -269,3 +270,10 @@ def test_missing_or_truncated_checkpoint(refused, tiny_config, tiny_set, tmp_pat
 def test_more_gpus_than_available(refused, tiny_config):
     if torch.cuda.device_count() < 64:
         assert "--num-gpus is 64" in refused("--config-file", str(tiny_config(NAME)), "--num-gpus", "64")
+
+
+@pytest.mark.skipif("embedded" not in detectron2.__file__, reason="the real Detectron2 supports keypoints")
+def test_setting_that_the_embedded_detectron2_lacks(refused, tiny_config, tiny_set):
+    config = str(tiny_config(NAME))
+    message = refused("--config-file", config, *flag(tiny_set), "MODEL.KEYPOINT_ON", "True")
+    assert "MODEL.KEYPOINT_ON True is not part of the embedded detectron2" in message and "make detectron2" in message

@@ -123,7 +123,7 @@ def test_same_seed_same_losses_and_resume_repeats_them(run, tmp_path, workers):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_another_seed_gives_other_losses(run, tmp_path):
+def test_another_seed_changes_the_losses(run, tmp_path):
     opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
     assert run(tmp_path / "a", opts=opts) != run(tmp_path / "b", opts=(*opts, "SEED", "7"))
 

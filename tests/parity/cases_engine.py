@@ -1,4 +1,4 @@
-"""Cases on solver, engine and checkpoints: learning rates, parameter groups, arguments, names in files."""
+"""Cases on solver, engine and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .common import case, crc, fill, made, rcnn_cfg
 
 @case
 def case_lr_schedules() -> dict:
-    """The learning rate of each iteration of a short run, per scheduler, warm-up and step settings."""
+    """The learning rate of each iteration, for several schedulers, warm-ups and steps."""
     from detectron2.config import get_cfg
     from detectron2.solver import build_lr_scheduler
 
@@ -46,7 +46,7 @@ def case_lr_schedules() -> dict:
         for iteration in range(60):
             rates.append([g["lr"] for g in optimizer.param_groups])
             optimizer.step()
-            if iteration < 59:  # one step more is beyond the end, which not every schedule is defined at
+            if iteration < 59:  # some schedules are not defined after the last iteration
                 scheduler.step()
         out[name] = {"rates": np.array(rates).T.copy().tolist(), "state": sorted(scheduler.state_dict())}
     return out
@@ -54,7 +54,7 @@ def case_lr_schedules() -> dict:
 
 @case
 def case_param_groups() -> dict:
-    """Learning rate and weight decay by parameter name; what clipping makes of gradients; the kind of optimizer."""
+    """Learning rate and weight decay per parameter, and a step with gradient clipping."""
     from detectron2.config import get_cfg
     from detectron2.solver import build_optimizer
 
@@ -101,7 +101,7 @@ def case_param_groups() -> dict:
 
 @case
 def case_param_overrides() -> dict:
-    """get_default_optimizer_params with overrides and a factor function."""
+    """get_default_optimizer_params with overrides and with a function of learning-rate factors."""
     from detectron2.solver import get_default_optimizer_params
 
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 2))
@@ -127,7 +127,7 @@ def case_param_overrides() -> dict:
 
 @case
 def case_argument_parser() -> dict:
-    """default_argument_parser: options, defaults and what it makes of a command line."""
+    """default_argument_parser: options, defaults and a parsed command line."""
     from detectron2.engine import default_argument_parser
 
     parser = default_argument_parser()
@@ -142,7 +142,7 @@ def case_argument_parser() -> dict:
 
 
 def _caffe2_weights() -> dict[str, np.ndarray]:
-    """The blobs of a narrow Caffe2 R-50 as the ImageNet models of Detectron's files name them."""
+    """Return the weights of a narrow R-50, with the names of Detectron's ImageNet models for Caffe2."""
     blobs: dict[str, tuple[int, ...]] = {"conv1_w": (16, 3, 7, 7), "res_conv1_bn_s": (16,), "res_conv1_bn_b": (16,)}
     inputs, width, out = 16, 16, 64
     for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3)):
@@ -163,7 +163,7 @@ def _caffe2_weights() -> dict[str, np.ndarray]:
 
 @case
 def case_caffe2_checkpoint() -> dict:
-    """A Caffe2-style pickle loaded into a narrow R-50-DC5: where each value ends up, and what is left."""
+    """A Caffe2 checkpoint loaded into a narrow R-50-DC5: the parameters that change, and the unused rest."""
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.modeling import build_model
 
@@ -199,7 +199,7 @@ def case_caffe2_checkpoint() -> dict:
 
 @case
 def case_events() -> dict:
-    """Event storage and writers fed with fixed numbers: histories, metrics.json, the printed line."""
+    """Event storage and writers with fixed numbers: histories, metrics.json, the printed line."""
     import json
 
     from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, get_event_storage
@@ -241,7 +241,7 @@ def case_events() -> dict:
 
 @case
 def case_trainer_checkpoint() -> dict:
-    """Keys of what DefaultTrainer writes after two iterations: checkpoint, files, metrics."""
+    """What DefaultTrainer writes in two iterations: keys of the checkpoint, files, names of metrics."""
     import json
 
     from detectron2.data import DatasetCatalog, MetadataCatalog

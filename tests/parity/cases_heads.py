@@ -1,4 +1,4 @@
-"""Cases on RPN, box head and mask head alone, on made features and weights."""
+"""Cases on RPN, box head and mask head, each alone, with synthetic features and weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _shapes(channels: int = 16) -> dict:
 
 
 def _truth(n: int = 5) -> list:
-    """Two images' instances with boxes, classes below 10 and polygon masks (an octagon in each box)."""
+    """Return the ground truth of two images: boxes, 10 classes and octagons as masks."""
     from detectron2.structures import Boxes, Instances, PolygonMasks
 
     corners = torch.tensor([[0.3, 0], [0.7, 0], [1, 0.3], [1, 0.7], [0.7, 1], [0.3, 1], [0, 0.7], [0, 0.3]])
@@ -61,7 +61,7 @@ def _losses(losses: dict) -> dict:
 
 @case
 def case_rpn_proposals() -> dict:
-    """Boxes and logits in order; with few or many candidates, a higher minimal size, and in training."""
+    """Sorted proposals, also with fewer proposals, with another NMS threshold, and in training."""
     from detectron2.utils.events import EventStorage
 
     def describe(proposals: list) -> list:
@@ -87,7 +87,7 @@ def case_rpn_proposals() -> dict:
 
 @case
 def case_rpn_losses() -> dict:
-    """Everything sampled; per kind of box loss and loss weight; anchors at the border left out or not; no truth."""
+    """Losses and gradients with exhaustive sampling, also without ground truth."""
     from detectron2.utils.events import EventStorage
 
     out = {}
@@ -113,7 +113,7 @@ def case_rpn_losses() -> dict:
 
 
 def _roi_heads(**options):
-    """Standard ROI heads with masks for 10 classes."""
+    """Build standard RoI heads with masks for 10 classes."""
     from detectron2.modeling import build_roi_heads
 
     cfg = rcnn_cfg("FPN", narrow=True)
@@ -147,7 +147,7 @@ HEAD_SETTINGS = {
 
 @case
 def case_roi_heads_inference() -> dict:
-    """Detections with masks of the standard heads; masks for given boxes."""
+    """Detections with masks of the standard RoI heads, and masks of given boxes."""
     out = {}
     with torch.no_grad():
         for name, options in HEAD_SETTINGS.items():
@@ -175,7 +175,7 @@ def case_roi_heads_inference() -> dict:
 
 @case
 def case_roi_heads_losses() -> dict:
-    """Losses, logged counts and gradients with everything sampled."""
+    """Losses, logged numbers and gradients with exhaustive sampling."""
     from detectron2.utils.events import EventStorage
 
     settings = {
@@ -201,7 +201,7 @@ def case_roi_heads_losses() -> dict:
 
 @case
 def case_box_predictor() -> dict:
-    """FastRCNNOutputLayers alone: outputs, boxes and probabilities, and inference on them."""
+    """FastRCNNOutputLayers: outputs, boxes, probabilities and detections."""
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.box_regression import Box2BoxTransform
     from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
@@ -223,24 +223,24 @@ def case_box_predictor() -> dict:
             layers.predict_boxes(predictions, proposals),
             layers.predict_probs(predictions, proposals),
         )
-        found, kept = layers.inference(predictions, proposals)
+        detections, kept = layers.inference(predictions, proposals)
         bad = [probabilities[0].clone(), probabilities[1]]
-        bad[0][3] = float("nan")  # a row that is not finite is left out
+        bad[0][3] = float("nan")  # rows with NaN are removed
         lenient = fast_rcnn_inference(boxes, bad, SIZES, 0.01, 0.9, 1000)
     return {
         "scores": scores,
         "deltas": deltas,
         "boxes": list(boxes),
         "probabilities": list(probabilities),
-        "found": [[f.pred_boxes.tensor, f.scores, f.pred_classes] for f in found],
+        "found": [[d.pred_boxes.tensor, d.scores, d.pred_classes] for d in detections],
         "kept": list(kept),
-        "lenient": [[f.pred_boxes.tensor, f.scores, f.pred_classes] for f in lenient[0]],
+        "lenient": [[d.pred_boxes.tensor, d.scores, d.pred_classes] for d in lenient[0]],
     }
 
 
 @case
 def case_mask_head() -> dict:
-    """The mask head's logits, loss and inference, and the functions behind them."""
+    """Logits, loss and masks of the mask head, and of the functions that it calls."""
     from detectron2.layers import ShapeSpec
     from detectron2.modeling import build_mask_head
     from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference, mask_rcnn_loss
@@ -258,7 +258,7 @@ def case_mask_head() -> dict:
         bits = BitMasks.from_polygon_masks(one.gt_masks.polygons, *one.image_size)
         as_bits.append(Instances(one.image_size, **{**one.get_fields(), "gt_masks": bits}))
     x = made("mask_head", 10, 16, 14, 14)
-    found = [Instances(t.image_size, pred_classes=t.gt_classes, pred_boxes=t.gt_boxes) for t in truth]
+    detections = [Instances(t.image_size, pred_classes=t.gt_classes, pred_boxes=t.gt_boxes) for t in truth]
     with torch.no_grad(), EventStorage(0) as storage:
         logits = head.layers(x)
         loss = head.train()(x, truth)
@@ -266,8 +266,8 @@ def case_mask_head() -> dict:
         loss_bits = mask_rcnn_loss(logits, as_bits)
         loss_agnostic = mask_rcnn_loss(logits[:, :1], truth)
         loss_none = mask_rcnn_loss(logits[:0], [t[:0] for t in truth])
-        inferred = head.eval()(x, found)
-        agnostic = [f[:] for f in found]
+        inferred = head.eval()(x, detections)
+        agnostic = [d[:] for d in detections]
         mask_rcnn_inference(logits[:, :1], agnostic)
     return {
         "logits": logits,
@@ -283,17 +283,19 @@ def case_mask_head() -> dict:
 
 @case
 def case_postprocess() -> dict:
+    """detector_postprocess for several output sizes. One box is outside the image."""
     from detectron2.modeling.postprocessing import detector_postprocess
     from detectron2.structures import Boxes, Instances
 
-    found = Instances((96, 128))
-    found.pred_boxes = Boxes(torch.cat([made_boxes("post", 5, 96, 128), torch.tensor([[200.0, 10.0, 250.0, 20.0]])]))
-    found.scores = made("post/scores", 6, low=0, high=1)
-    found.pred_classes = torch.arange(6)
-    found.pred_masks = made("post/masks", 6, 1, 28, 28, low=0, high=1)
+    detections = Instances((96, 128))
+    outside = torch.tensor([[200.0, 10.0, 250.0, 20.0]])
+    detections.pred_boxes = Boxes(torch.cat([made_boxes("post", 5, 96, 128), outside]))
+    detections.scores = made("post/scores", 6, low=0, high=1)
+    detections.pred_classes = torch.arange(6)
+    detections.pred_masks = made("post/masks", 6, 1, 28, 28, low=0, high=1)
     out = {}
     for size in ((96, 128), (48, 64), (150, 170)):
-        result = detector_postprocess(found, *size)
+        result = detector_postprocess(detections, *size)
         out[str(size)] = [
             result.image_size,
             result.pred_boxes.tensor,

@@ -28,7 +28,7 @@ def _inputs() -> list[dict]:
 
 
 def train_step(model, inputs: list[dict]) -> dict:
-    """What a forward and a backward pass in training log and lose; leaves the gradients."""
+    """Run a forward and a backward pass. Returns losses and logged numbers, and keeps the gradients."""
     from detectron2.utils.events import EventStorage
 
     model.train()
@@ -48,16 +48,16 @@ def _run(kind: str, depth: int, mask: bool, **options) -> dict:
         features = model.backbone(model.preprocess_image(inputs).tensor)
         out["features"] = features
         out["detections"] = []
-        for found in (r["instances"] for r in model(inputs)):
+        for detections in (r["instances"] for r in model(inputs)):
             one = {
-                "size": found.image_size,
-                "boxes": found.pred_boxes.tensor,
-                "scores": found.scores,
-                "classes": found.pred_classes,
+                "size": detections.image_size,
+                "boxes": detections.pred_boxes.tensor,
+                "scores": detections.scores,
+                "classes": detections.pred_classes,
             }
             if mask:
-                one["mask_pixels"] = found.pred_masks.flatten(1).sum(1).tolist()
-                one["mask_dtype"] = str(found.pred_masks.dtype)
+                one["mask_pixels"] = detections.pred_masks.flatten(1).sum(1).tolist()
+                one["mask_dtype"] = str(detections.pred_masks.dtype)
             out["detections"].append(one)
         raw = model.inference(inputs, do_postprocess=False)
         out["raw"] = [[sorted(r.get_fields()), r.image_size, r.pred_boxes.tensor] for r in raw]
@@ -83,7 +83,7 @@ def case_model_faster_rcnn_R_50_DC5() -> dict:
 
 @case
 def case_model_rgb_input() -> dict:
-    """Other pixel statistics; one image without annotations, one of another size."""
+    """Another pixel mean and standard deviation, and a batch in which one image has no objects."""
     from detectron2.utils.events import EventStorage
 
     model = _model("DC5", 50, True, PIXEL_MEAN=[120.0, 110.0, 100.0], PIXEL_STD=[58.0, 57.0, 56.0])

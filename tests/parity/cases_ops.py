@@ -1,4 +1,4 @@
-"""Cases on structures and on the small operations of a detector: anchors, box coding, matching, pooling, pasting."""
+"""Cases on structures and operations: anchors, box deltas, matching, pooling, pasting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SQUARE, OUTSIDE = [10.0, 10.0, 50.0, 50.0], [-20.0, -30.0, 25.0, 18.5]
 
 
 def _polygons() -> list[list[np.ndarray]]:
-    """Five instances on a 60 x 80 frame: a square, a triangle, two parts, one reaching outside, one off-grid."""
+    """Return five instances on a 60 x 80 image. The fourth is partly outside."""
     parts = [
         [[10, 10, 50, 10, 50, 50, 10, 50]],
         [[5, 40, 30, 5, 55, 40]],
@@ -166,7 +166,7 @@ def case_matcher() -> dict:
     quality = made("matcher", 6, 50, low=0, high=1)
     quality[3] *= 0.2  # only a low-quality match
     quality[4] = 0.0  # no match at all
-    quality[5, 7] = quality[5, 9] = quality[5].max() + 0.1  # two equally good
+    quality[5, 7] = quality[5, 9] = quality[5].max() + 0.1  # two equally good matches
     out = {}
     settings = {
         "rpn": ([0.3, 0.7], [0, -1, 1], True),
@@ -184,7 +184,7 @@ def case_matcher() -> dict:
 
 @case
 def case_subsample() -> dict:
-    """Which are taken when all are, and how many when not: independent of the random draw."""
+    """Sampled indices if all are sampled, otherwise only their number, because the sample is random."""
     from detectron2.modeling.sampling import subsample_labels
 
     labels = torch.tensor([-1, 3, 1, 3, 0, 2, -1, 3, 3, 1, 0, 3, 2, 3, 3, 3], dtype=torch.int64)
@@ -270,7 +270,7 @@ def case_nms() -> dict:
 
 @case
 def case_layers() -> dict:
-    """Norms, convolutions with norm and activation, cross entropy of nothing."""
+    """Norms, convolutions with norm and activation, cross entropy of no samples."""
     from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, cross_entropy, get_norm
 
     from .common import fill
@@ -304,7 +304,7 @@ def case_layers() -> dict:
 
 @case
 def case_add_ground_truth() -> dict:
-    """Proposals labelled against the truth, everything sampled; sorted, for the order is random."""
+    """Labels of proposals with exhaustive sampling, sorted by box, because their order is random."""
     from detectron2.layers import ShapeSpec
     from detectron2.modeling import build_roi_heads
     from detectron2.structures import Boxes, Instances

@@ -17,14 +17,14 @@ def test_shares_equal_a_loop_over_pixels():
     generator = np.random.default_rng(0)
     masks = generator.random((5, 9, 11)) > 0.8
     masks[3] = False  # says nothing
-    wanted = []
+    expected = []
     for k in (0, 1, 2, 4):
         pixels = np.argwhere(masks[k])
         (top, left), (bottom, right) = pixels.min(0), pixels.max(0)
         inside = [(y, x) for y in range(top, bottom + 1) for x in range(left, right + 1) if masks[:, y, x].any()]
-        wanted.append(sum(not masks[k, y, x] for y, x in inside) / len(inside))
-    found = runpy.run_path(str(TOOL))["other_instance_fractions"](masks)
-    assert found == pytest.approx(wanted) and min(found) > 0
+        expected.append(sum(not masks[k, y, x] for y, x in inside) / len(inside))
+    fractions = runpy.run_path(str(TOOL))["other_instance_fractions"](masks)
+    assert fractions == pytest.approx(expected) and min(fractions) > 0
 
 
 def test_overlapping_instances_both_have_their_pixels():

@@ -19,7 +19,8 @@ def test_subset(run_tool, tmp_path):
     assert {a["image_id"] for a in part["annotations"]} == {5, 3}
     output.unlink()
     for number in ("4", "0"):
-        assert run_tool("subset_coco.py", str(source), number, str(output)).endswith(f"has 3 images, wanted {number}")
+        printed = run_tool("subset_coco.py", str(source), number, str(output))
+        assert printed.endswith(f"has 3 images, but {number} are requested")
     source.write_text("[1]")
-    assert "is no COCO JSON" in run_tool("subset_coco.py", str(source), "1", str(output))
+    assert "is not a COCO JSON" in run_tool("subset_coco.py", str(source), "1", str(output))
     assert not output.exists()

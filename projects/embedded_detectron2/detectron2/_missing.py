@@ -14,9 +14,13 @@ def message(what: str) -> str:
     return f"{what} is not part of the embedded detectron2 (see its README.md): {how}"
 
 
-def not_included(what: str) -> NotImplementedError:
+class NotIncludedError(NotImplementedError):
+    """A setting or an argument needs a part that the embedded detectron2 does not have."""
+
+
+def not_included(what: str) -> NotIncludedError:
     """Return the error to raise if a setting or an argument needs a part that is not included."""
-    return NotImplementedError(message(what))
+    return NotIncludedError(message(what))
 
 
 def _missing_attribute(module: str, name: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
@@ -18,6 +19,8 @@ from .launch import launch
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
+# The embedded detectron2 raises this for a setting that needs a part it does not have. The real one has no such error.
+_NOT_INCLUDED = getattr(sys.modules.get("detectron2._missing"), "NotIncludedError", ())
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,7 +40,17 @@ def main(args: argparse.Namespace) -> dict | None:
 
     Returns:
         The evaluators' results, if only evaluating or if the config has expected results.
+
+    Raises:
+        InputError: the input is invalid, or the config needs a part that the embedded Detectron2 does not have.
     """
+    try:
+        return _train_or_evaluate(args)
+    except _NOT_INCLUDED as error:
+        raise InputError(str(error)) from error
+
+
+def _train_or_evaluate(args: argparse.Namespace) -> dict | None:
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)

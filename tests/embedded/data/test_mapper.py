@@ -191,11 +191,11 @@ def test_image_formats(record, pixels):
     name = record["file_name"]
     np.testing.assert_array_equal(utils.read_image(name), pixels)
     np.testing.assert_array_equal(utils.read_image(name, "BGR"), pixels[:, :, ::-1])
-    grey = np.asarray(Image.fromarray(pixels).convert("L"))
-    np.testing.assert_array_equal(utils.read_image(name, "L"), grey[:, :, None])
+    gray = np.asarray(Image.fromarray(pixels).convert("L"))
+    np.testing.assert_array_equal(utils.read_image(name, "L"), gray[:, :, None])
     np.testing.assert_array_equal(utils.convert_image_to_rgb(pixels[:, :, ::-1], "BGR"), pixels)
-    tensor = torch.from_numpy(grey[:, :, None].copy())
-    np.testing.assert_array_equal(utils.convert_image_to_rgb(tensor, "L"), np.stack([grey] * 3, axis=2))
+    tensor = torch.from_numpy(gray[:, :, None].copy())
+    np.testing.assert_array_equal(utils.convert_image_to_rgb(tensor, "L"), np.stack([gray] * 3, axis=2))
 
 
 def test_truncated_and_missing_images(record, tmp_path):

@@ -1,4 +1,4 @@
-"""A toy model, endless data and a small ResNet for the engine's tests."""
+"""A toy model, endless data and a small ResNet for the tests of the engine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from detectron2.config import get_cfg
 from torch import nn
 
-#: Whether the embedded detectron2 is running; a few things only it can do.
+#: Whether the embedded detectron2 is tested. A few features exist only there.
 EMBEDDED = "embedded_detectron2" in Path(detectron2.__file__).parts
 
 
 class Toy(nn.Module):
-    """Two losses of a linear map of a (N, 2) batch."""
+    """A linear layer with two losses. The input is (N, 2)."""
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -32,7 +32,7 @@ class Toy(nn.Module):
 
 
 class Endless:
-    """Batches that follow from the position alone; counts how often it was asked for an iterator."""
+    """Endless batches that depend only on their index. Counts how many iterators were created."""
 
     def __init__(self, start: int = 0):
         self.start, self.iterators = start, 0
@@ -46,7 +46,7 @@ class Endless:
 
 
 def small_resnet(depth: int = 50, norm: str = "FrozenBN", **resnets) -> nn.Module:
-    """A narrow ResNet without FPN."""
+    """Build a narrow ResNet without FPN."""
     from detectron2.modeling import build_backbone
 
     cfg = get_cfg()
@@ -61,7 +61,7 @@ def small_resnet(depth: int = 50, norm: str = "FrozenBN", **resnets) -> nn.Modul
 
 @contextmanager
 def logged(level: int = logging.DEBUG):
-    """A list of (level name, message) of what detectron2 and fvcore log meanwhile."""
+    """Collect (level name, message) of what detectron2 and fvcore log inside the ``with`` block."""
     records: list[tuple[str, str]] = []
     handler = logging.Handler(level)
     handler.emit = lambda record: records.append((record.levelname, record.getMessage()))

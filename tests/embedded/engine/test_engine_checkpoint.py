@@ -1,4 +1,4 @@
-"""Checkpoints: what is written, what is read, and what is said about what does not fit."""
+"""Checkpoints: saving, loading, and messages about parameters that do not match."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_save_and_load(tmp_path):
     assert torch.equal(*momentum)
 
 
-def test_load_without_resume_leaves_the_rest(tmp_path):
+def test_load_without_resume_loads_only_the_model(tmp_path):
     model = Toy(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     DetectionCheckpointer(model, str(tmp_path), optimizer=optimizer).save("a", iteration=3)
@@ -74,7 +74,7 @@ def test_bare_state_dict_and_data_parallel_names(tmp_path):
     assert same(other.state_dict(), model.state_dict())
 
 
-def test_what_does_not_fit_is_said(tmp_path):
+def test_mismatches_are_logged(tmp_path):
     model = Toy(1)
     model.extra = nn.Linear(1, 1)
     weights = {"fc.weight": torch.ones(5, 2), "fc.bias": torch.full((1,), 3.0), "old.weight": torch.ones(1)}
@@ -101,7 +101,7 @@ def test_periodic_checkpointer(tmp_path):
 
 
 class Detector(nn.Module):
-    """A ResNet under a prefix, a head, and constants."""
+    """A model of a ResNet with a prefix, a head, and constant buffers."""
 
     def __init__(self, prefix="backbone", **options):
         super().__init__()
@@ -115,7 +115,7 @@ class Detector(nn.Module):
 
 
 def caffe2_names(names):
-    """Names of a ResNet's parameters as Caffe2 writes them, by hand from its layers' names."""
+    """Return the Caffe2 names of a ResNet's parameters by their names here."""
     parts = {"shortcut": "branch1", "conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c"}
     out = {}
     for name in names:
@@ -148,7 +148,7 @@ def test_caffe2_backbone(tmp_path, prefix):
         DetectionCheckpointer(model).load(str(tmp_path / "R-50.pkl"))
     for name, blob in names.items():
         assert torch.equal(resnet.state_dict()[name], torch.from_numpy(blobs[blob])), name
-    for name, value in resnet.state_dict().items():  # merged into weight and bias by whoever made the file
+    for name, value in resnet.state_dict().items():  # these files merge the statistics into weight and bias
         if name.endswith("running_mean"):
             assert (value == 0).all()
         if name.endswith("running_var"):
@@ -174,7 +174,7 @@ def test_matching_heuristics(tmp_path, suffix):
     model = Detector("backbone.bottom_up", norm="BN")
     resnet = model.backbone.bottom_up
     weights = {k: v + 1 for k, v in resnet.state_dict().items()}
-    # A name that ends another one: the longer one must win.
+    # This name is a suffix of another one. The longer name must match.
     weights["conv1.weight"] = torch.zeros(1)
     path = tmp_path / f"a.{suffix}"
     if suffix == "pth":

@@ -1,4 +1,4 @@
-"""What only the embedded checkpointer does: torchvision's names, and no code out of a file."""
+"""Features of the embedded checkpointer only: torchvision's names, and pickle files can't run code."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
-def test_no_code_is_run(tmp_path, monkeypatch, name):
+def test_files_cannot_run_code(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     content = {"model": {"fc.weight": torch.zeros(1, 2), "x": Evil()}, "__author__": "me"}
     if name.endswith("pkl"):
@@ -74,8 +74,8 @@ def test_arrays_of_every_protocol(tmp_path, protocol):
 
 @pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
 @pytest.mark.parametrize("content", [b"abc", b"", pickle.dumps([1], protocol=2), None])
-def test_broken_files_are_named(tmp_path, name, content):
-    if content is None:  # a file that was cut off
+def test_errors_name_the_broken_file(tmp_path, name, content):
+    if content is None:  # a truncated file
         torch.save(Toy().state_dict(), tmp_path / "whole")
         whole = (tmp_path / "whole").read_bytes()
         content = whole[: len(whole) // 2]

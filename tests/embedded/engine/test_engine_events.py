@@ -1,4 +1,4 @@
-"""Event storage and its writers, logs, seeds, and running out of memory."""
+"""Event storage and its writers, loggers, seeds, and retrying after CUDA runs out of memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def lines():
-    """What the logger "detectron2" gets."""
+    """Return the list of messages that the logger "detectron2" gets."""
     logger, handler = logging.getLogger("detectron2"), Lines()
     level = logger.level
     logger.addHandler(handler)
@@ -43,7 +43,7 @@ def lines():
     logger.setLevel(level)
 
 
-def test_storage_is_found_by_context():
+def test_storage_is_the_one_of_the_with_block():
     with pytest.raises(AssertionError, match="EventStorage"):
         get_event_storage()
     with EventStorage(5) as outer:
@@ -140,7 +140,7 @@ def test_printer_line(lines):
     assert re.fullmatch(r"(max_mem: \d+M)?", lines[0][len(start) :])
 
 
-def test_printer_before_anything_is_known(lines):
+def test_printer_before_anything_is_stored(lines):
     with EventStorage():
         CommonMetricPrinter().write()
     assert lines[0].startswith(" iter: 0       lr: N/A  ")
@@ -148,12 +148,12 @@ def test_printer_before_anything_is_known(lines):
 
 @pytest.fixture
 def root():
-    """A name for a logger that no other test sets up."""
+    """Return the name of a logger that no other test sets up."""
     return f"enginetest{random.SystemRandom().randrange(10**9)}"
 
 
 def test_setup_logger_files(tmp_path, root):
-    for _ in range(2):  # which must not double the lines
+    for _ in range(2):  # the second call must not duplicate the lines
         setup_logger(str(tmp_path), name=root, abbrev_name="et")
     setup_logger(str(tmp_path), distributed_rank=2, name=root, abbrev_name="et")
     logging.getLogger(f"{root}.part").info("hello %d", 3)
@@ -167,7 +167,7 @@ def test_setup_logger_files(tmp_path, root):
 
 def test_setup_logger_console(tmp_path, root, capsys):
     setup_logger(str(tmp_path / "deep" / "mine.log"), name=root)
-    setup_logger(distributed_rank=1, name=root)  # other ranks are silent
+    setup_logger(distributed_rank=1, name=root)  # other ranks print nothing
     logging.getLogger(root).info("hello")
     logging.getLogger(root).warning("careful")
     plain = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)

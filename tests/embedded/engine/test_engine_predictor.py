@@ -1,4 +1,4 @@
-"""DefaultPredictor: what the model is given, and what comes back."""
+"""DefaultPredictor: the input of the model, and the output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 @META_ARCH_REGISTRY.register()
 class EngineTestEcho(nn.Module):
-    """Returns what it was given."""
+    """A model that returns its input."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -41,13 +41,13 @@ def test_predictor(tmp_path, order):
     assert output["weight"] == 4.0
     given = output["given"]
     assert (given["height"], given["width"]) == (20, 40)
-    # the short side 40 would make the long one 80 > 70
+    # With a short side of 40, the long side would be 80, but the maximum is 70.
     assert given["image"].shape == (3, 35, 70) and given["image"].dtype == torch.float32
     channels = given["image"].mean(dim=(1, 2)).tolist()
     assert channels == ([200, 0, 10] if order == "BGR" else [10, 0, 200])
 
 
-def test_predictor_unknown_order():
+def test_predictor_unknown_input_format():
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE, cfg.INPUT.FORMAT = "EngineTestEcho", "cpu", "HSV"
     with pytest.raises(AssertionError, match="HSV"):

@@ -1,4 +1,4 @@
-"""Two gloo processes: what they say to each other, data-parallel training, one log and one checkpoint."""
+"""Two gloo processes: communication, data-parallel training, log files and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ OWN_LAUNCH = EMBEDDED and not torch.cuda.is_available()
 
 
 def start(rank, folder, meeting):
-    """For the real Detectron2, whose ``launch`` starts several processes on GPUs only."""
+    """Start a process. The real Detectron2's ``launch`` starts several processes only with GPUs."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", world_size=2, rank=rank)
     comm.create_local_process_group(2)
     work(folder)
 
 
 def work(folder):
-    """What each of the two processes does: talk, then train."""
+    """Communicate, then train. Runs in each of the two processes."""
     torch.set_num_threads(1)
     rank = comm.get_rank()
-    result = {"talk": talk(rank, folder), "train": train(rank, os.path.join(folder, "train"))}
+    result = {"communication": communicate(rank, folder), "train": train(rank, os.path.join(folder, "train"))}
     torch.save(result, os.path.join(folder, f"{rank}.pt"))
     comm.synchronize()
     torch.distributed.destroy_process_group()
@@ -33,7 +33,7 @@ def work(folder):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Folder and results of two processes that were started once for all tests: starting takes the time."""
+    """Return folder and results of two processes, which are started once because that is slow."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "train").mkdir()
     if OWN_LAUNCH:
@@ -43,7 +43,7 @@ def two(tmp_path_factory):
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
-def talk(rank, folder):
+def communicate(rank, folder):
     if rank == 1:
         time.sleep(0.2)
         open(os.path.join(folder, "late"), "w").close()
@@ -61,8 +61,8 @@ def talk(rank, folder):
     }
 
 
-def test_what_processes_say(two):
-    first, second = (result["talk"] for result in two[1])
+def test_communication(two):
+    first, second = (result["communication"] for result in two[1])
     assert first["who"] == (0, 2, 0) and second["who"] == (1, 2, 1)
     assert first["main"] and not second["main"]
     assert first["waited"] and second["waited"]
@@ -73,7 +73,7 @@ def test_what_processes_say(two):
     assert first["local"] == second["local"] == [0, 1]
 
 
-def test_alone():
+def test_one_process():
     assert (comm.get_rank(), comm.get_world_size(), comm.get_local_rank()) == (0, 1, 0)
     assert comm.is_main_process()
     assert comm.all_gather("x") == comm.gather("x") == ["x"]
@@ -84,7 +84,7 @@ def test_alone():
 
 
 class Halves:
-    """Rank r's half of batches of eight."""
+    """The part of each batch of eight for this rank."""
 
     def __init__(self, rank, count=2):
         self.rank, self.count = rank, count
@@ -105,7 +105,7 @@ def train(rank, folder, count=2):
     from detectron2.utils.logger import setup_logger
 
     if count > 1 and not EMBEDDED:
-        # The real one always gives device_ids, which DistributedDataParallel refuses on the CPU.
+        # The real one always passes device_ids, which DistributedDataParallel refuses on the CPU.
         defaults.create_ddp_model = functools.partial(defaults.create_ddp_model, device_ids=None)
 
     class Trainer(DefaultTrainer):

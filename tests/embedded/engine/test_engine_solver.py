@@ -1,4 +1,4 @@
-"""Learning-rate schedules against closed forms, optimizer groups and gradient clipping."""
+"""Learning-rate schedules against formulas, parameter groups of the optimizer, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_cfg(**solver):
 
 
 def curve(cfg, steps):
-    """Learning rates of two groups, the second at three times the first's rate, before each of ``steps`` steps."""
+    """Return the learning rates of two parameter groups, the second three times the first."""
     params = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": [p], "lr": f * cfg.SOLVER.BASE_LR} for p, f in zip(params, (1, 3))]
     optimizer = torch.optim.SGD(groups, lr=1.0)
@@ -41,7 +41,7 @@ def curve(cfg, steps):
 
 
 def warm(schedule, warmup, factor, rescale=False, method="linear"):
-    """The schedule (a function of the fraction of training done) after a warm-up of a fraction of it."""
+    """Add a warm-up of length ``warmup`` to a schedule, a function of the progress in [0, 1]."""
 
     def f(x):
         if x >= warmup:
@@ -93,7 +93,7 @@ def test_schedule(name):
         assert rates[i] == pytest.approx([LR * expected(i / 100), 3 * LR * expected(i / 100)], rel=1e-6), i
 
 
-def test_schedule_goes_on_from_its_state():
+def test_schedule_continues_from_its_state():
     cfg = make_cfg(MAX_ITER=30, STEPS=(20,), WARMUP_ITERS=5)
 
     def fresh():
@@ -146,7 +146,7 @@ ALL = ["free", "conv.weight", "conv.bias", *NORMS, "fc.weight", "fc.bias"]
 def by_name(model, groups, key):
     names = {id(p): n for n, p in model.named_parameters()}
     flat = [(names[id(p)], g.get(key)) for g in groups for p in g["params"]]
-    assert sorted(n for n, _ in flat) == sorted(ALL)  # trainable ones, each once
+    assert sorted(n for n, _ in flat) == sorted(ALL)  # each trainable parameter once
     return dict(flat)
 
 
@@ -222,7 +222,7 @@ def test_clipping(kind, norm_type, clipped):
     optimizer = build_optimizer(cfg, model)
     expected = []
     for i, p in enumerate(model.parameters()):
-        p.grad = torch.randn(p.shape) * (0.01 if i == 0 else 2.0)  # the first is left as it is
+        p.grad = torch.randn(p.shape) * (0.01 if i == 0 else 2.0)  # the first one is not clipped
         expected.append(p.detach() - LR * clipped(p.grad))
     optimizer.step()
     for p, e in zip(model.parameters(), expected):

@@ -1,4 +1,4 @@
-"""The training loop, its hooks, and going on from a checkpoint."""
+"""The training loop, its hooks, and resuming from a checkpoint."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_order_of_hooks():
     assert (trainer.start_iter, trainer.max_iter, trainer.iter) == (3, 5, 5)
 
 
-def test_steps_are_those_of_plain_sgd():
+def test_steps_equal_plain_sgd():
     model, data = Toy(1), Endless()
     simple(model, data).train(0, 6)
     plain = Toy(1)
@@ -96,7 +96,7 @@ def test_one_loss_without_a_name():
     assert "total_loss" in trainer.storage.histories() and "loss_a" not in trainer.storage.histories()
 
 
-def test_loss_that_is_not_finite():
+def test_infinite_loss_stops_training():
     class Bad(Toy):
         def forward(self, x):
             losses = super().forward(x)
@@ -149,7 +149,7 @@ def test_eval_hook_bad_results(results, error):
         trainer.train(0, 1)
 
 
-def test_lr_group_that_stands_for_all():
+def test_parameter_group_whose_learning_rate_is_stored():
     def best(*groups):
         params = [{"params": [torch.nn.Parameter(torch.zeros(1)) for _ in range(n)], "lr": lr} for n, lr in groups]
         return hooks.LRScheduler.get_best_param_group_id(torch.optim.SGD(params, lr=1.0))
@@ -182,7 +182,7 @@ class Fixed(DatasetEvaluator):
 
 
 class Trainer(DefaultTrainer):
-    """On toy data whose position follows the iteration."""
+    """A trainer on toy data that starts at the batch of the first iteration."""
 
     @classmethod
     def build_model(cls, cfg):
@@ -206,7 +206,7 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume=True):
         super().resume_or_load(resume)
-        # possible only because nothing has been read yet
+        # Works because no batch has been loaded yet.
         self.data_loader.start = self.start_iter
 
 
@@ -266,7 +266,7 @@ def test_same_seed_same_run(tmp_path):
     assert run(toy_cfg(tmp_path / "a"), False)[1] == run(toy_cfg(tmp_path / "b"), False)[1]
 
 
-def test_what_default_trainer_leaves(tmp_path):
+def test_files_that_default_trainer_writes(tmp_path):
     cfg = toy_cfg(tmp_path / "out")
     trainer, losses = run(cfg, False)
     out = tmp_path / "out"
@@ -317,6 +317,17 @@ def test_test(tmp_path):
     assert Without.test(cfg, model) == {"a": {}, "b": {}}
 
 
+def test_parts_of_default_trainer_can_be_replaced(tmp_path):
+    trainer = Trainer(toy_cfg(tmp_path / "out", MAX_ITER=2, STEPS=()))
+    model, loader = Toy(7), Endless(50)
+    before = model.fc.weight.detach().clone()
+    trainer.model, trainer.data_loader = model, loader
+    trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert trainer.model is model and trainer.data_loader is loader
+    trainer.train()
+    assert loader.iterators == 1 and not torch.equal(model.fc.weight, before)
+
+
 def test_unknown_hook_in_a_checkpoint(tmp_path):
     trainer, _ = run(toy_cfg(tmp_path / "out", MAX_ITER=2, STEPS=()), False)
     state = trainer.state_dict()
@@ -336,5 +347,5 @@ def test_default_setup(tmp_path):
     assert torch.equal(torch.rand(3), first)
     again = get_cfg()
     again.merge_from_file(str(tmp_path / "out" / "config.yaml"))
-    assert json.dumps(again) == json.dumps(cfg)  # tuples in lists come back as lists
+    assert json.dumps(again) == json.dumps(cfg)  # as JSON, because tuples in lists are read as lists
     assert "Running with full config" in (tmp_path / "out" / "log.txt").read_text()

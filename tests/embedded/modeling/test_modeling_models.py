@@ -1,4 +1,4 @@
-"""Whole models out of configs: forward and backward, empty images, half precision, given boxes and proposals."""
+"""Complete models: training and inference, images without objects, autocast, given boxes."""
 
 import tellapart  # noqa: F401
 
@@ -49,7 +49,7 @@ def config(kind):
     return cfg
 
 
-def test_random_weights_after_a_backbone_do_not_depend_on_how_much_of_it_is_kept():
+def test_random_weights_after_the_backbone_do_not_depend_on_its_depth():
     cfg, drawn = config("R-50-DC5"), []
     for last in ("res2", "res5"):
         cfg.MODEL.RESNETS.OUT_FEATURES = [last]
@@ -71,7 +71,7 @@ def annotated(height, width, boxes, masks="polygon"):
 
 
 def batch(masks="polygon"):
-    """Two images of unequal sizes, the second without any object."""
+    """Return two images of different sizes, the second without objects."""
     return [annotated(64, 72, [[4, 4, 36, 30], [20, 30, 60, 60]], masks), annotated(48, 80, [], masks)]
 
 
@@ -100,9 +100,9 @@ def test_forward_backward_and_detections(kind):
     with torch.no_grad():
         first, second = model.eval()(batch())
     assert first["instances"].image_size == (128, 72) and second["instances"].image_size == (96, 80)
-    found = first["instances"]
-    assert 0 < len(found) <= 10 and found.pred_masks.shape == (len(found), 128, 72)
-    assert found.pred_masks.dtype == torch.bool and (found.scores[:-1] >= found.scores[1:]).all()
+    detections = first["instances"]
+    assert 0 < len(detections) <= 10 and detections.pred_masks.shape == (len(detections), 128, 72)
+    assert detections.pred_masks.dtype == torch.bool and (detections.scores[:-1] >= detections.scores[1:]).all()
 
 
 @pytest.mark.parametrize("kind", ["R-18-FPN", "R-50-DC5"])
@@ -112,23 +112,23 @@ def test_a_batch_without_objects_trains_on_background(kind):
     assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_loc"] == 0.0
     assert losses["loss_cls"] > 0 and losses["loss_rpn_cls"] > 0
     assert scalars["rpn/num_pos_anchors"] == scalars["roi_head/num_fg_samples"] == 0
-    # all parameters take part, as DistributedDataParallel wants
+    # DistributedDataParallel needs a gradient for every parameter.
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_bit_masks_and_polygons_train_alike():
+def test_bit_masks_and_polygons_give_similar_losses():
     polygon = train_step(build("R-18-FPN"), batch())[0]
     bits = train_step(build("R-18-FPN"), batch("bits"))[0]
     assert bits["loss_mask"] == pytest.approx(polygon["loss_mask"], rel=0.05)
     assert bits["loss_cls"] == polygon["loss_cls"]
 
 
-def test_same_seed_same_step():
+def test_same_seed_gives_same_losses():
     results = [train_step(build("R-18-FPN"), batch())[0] for _ in range(2)]
     assert results[0] == results[1]
 
 
-def test_no_proposals_no_detections():
+def test_no_proposals_give_no_detections():
     model = build("R-18-FPN", MODEL__PROPOSAL_GENERATOR__MIN_SIZE=10000, MODEL__ROI_HEADS__PROPOSAL_APPEND_GT=False)
     losses, _ = train_step(model, batch())
     assert losses["loss_cls"] == losses["loss_mask"] == 0.0
@@ -146,12 +146,12 @@ def test_bfloat16_autocast_stays_near_float32():
     for name in ("loss_cls", "loss_rpn_cls", "loss_rpn_loc", "loss_mask"):
         assert rough[name] == pytest.approx(exact[name], rel=0.1), name
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = model.eval()(batch())[0]["instances"]
-    assert found.pred_boxes.tensor.dtype == torch.float32 and found.pred_masks.dtype == torch.bool
+        detections = model.eval()(batch())[0]["instances"]
+    assert detections.pred_boxes.tensor.dtype == torch.float32 and detections.pred_masks.dtype == torch.bool
 
 
 @pytest.mark.parametrize("kind", ["R-18-FPN", "R-50-DC5"])
-def test_given_boxes_get_their_masks(kind):
+def test_masks_of_given_boxes(kind):
     model = build(kind).eval()
     with torch.no_grad():
         raw = model.inference(batch(), do_postprocess=False)
@@ -161,7 +161,7 @@ def test_given_boxes_get_their_masks(kind):
     torch.testing.assert_close(again[0].pred_masks, raw[0].pred_masks)
 
 
-def test_padding_of_a_batch_is_zeros_after_normalising():
+def test_padding_is_zero_after_normalization():
     model = build("R-18-FPN", MODEL__PIXEL_MEAN=[10.0, 20.0, 30.0], MODEL__PIXEL_STD=[2.0, 4.0, 5.0])
     images = model.preprocess_image(batch())
     assert images.tensor.shape == (2, 3, 64, 96) and images.image_sizes == [(64, 72), (48, 80)]
@@ -200,7 +200,7 @@ def test_variants_of_the_box_and_mask_heads():
     assert all(np.isfinite(v) and v > 0 for v in losses.values())
 
 
-def test_dc5_has_holes_and_keeps_its_stride():
+def test_dc5_is_dilated_and_has_stride_16():
     backbone = build("R-50-DC5").backbone
     assert [(b.conv2.dilation, b.stride) for b in backbone.res5] == [((2, 2), 1)] * 3
     assert backbone.output_shape()["res5"].stride == 16 and backbone.output_shape()["res5"].channels == 256
@@ -208,19 +208,19 @@ def test_dc5_has_holes_and_keeps_its_stride():
 
 
 class OnFeatures(BaseMaskRCNNHead):
-    """A mask head that takes whole feature maps, without pooling."""
+    """A mask head without pooler: its input is the dict of feature maps."""
 
     def __init__(self, cfg, input_shape):
         super().__init__()
         self.names = sorted(input_shape)
 
     def forward(self, x, instances):
-        """No loss to speak of."""
+        """Check the names of the feature maps and return a loss of 0."""
         assert sorted(x) == self.names
         return {"loss_mask": x["p2"].sum() * 0}
 
 
-def test_a_mask_head_without_pooler_gets_the_maps():
+def test_mask_head_without_pooler_gets_the_feature_maps():
     if "OnFeatures" not in ROI_MASK_HEAD_REGISTRY:
         ROI_MASK_HEAD_REGISTRY.register(OnFeatures)
     model = build("R-18-FPN", MODEL__ROI_MASK_HEAD__NAME="OnFeatures", MODEL__ROI_MASK_HEAD__POOLER_TYPE="")
@@ -242,7 +242,7 @@ def test_a_mask_head_without_pooler_gets_the_maps():
         ({"MODEL__RESNETS__RES2_OUT_CHANNELS": 256}, AssertionError),
     ],
 )
-def test_configs_that_do_not_fit(overrides, error):
+def test_invalid_configs(overrides, error):
     with pytest.raises(error):
         build("R-18-FPN", **overrides)
 
@@ -276,7 +276,7 @@ def test_training_needs_ground_truth():
         model(inputs)
 
 
-def test_a_model_of_ones_own_is_built_by_name():
+def test_custom_model_is_built_by_name():
     class Tiny(torch.nn.Module):
         def __init__(self, cfg):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Anchors, box coding, matching, sampling and pooling against hand-worked values and slow references."""
+"""Anchors, box deltas, matching, sampling, pooling, ResNet and FPN against known values."""
 
 import math
 
@@ -20,7 +20,7 @@ from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, Instances
 
 
-def test_cell_anchors_have_the_area_and_ratio_asked_for():
+def test_cell_anchors_have_the_given_area_and_ratio():
     generator = DefaultAnchorGenerator(sizes=[[32, 48]], aspect_ratios=[[0.5, 1.0, 2.0]], strides=[4])
     cells = next(iter(generator.cell_anchors))
     width, height = cells[:, 2] - cells[:, 0], cells[:, 3] - cells[:, 1]
@@ -30,7 +30,7 @@ def test_cell_anchors_have_the_area_and_ratio_asked_for():
     assert generator.num_anchors == generator.num_cell_anchors == [6]
 
 
-def test_anchors_run_row_by_row_from_the_offset():
+def test_anchors_are_ordered_row_by_row_and_start_at_the_offset():
     generator = DefaultAnchorGenerator(sizes=[[8], [16]], aspect_ratios=[[1.0]], strides=[4, 8], offset=0.5)
     fine, coarse = generator([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 1)])
     centers = [[2, 2], [6, 2], [10, 2], [2, 6], [6, 6], [10, 6]]
@@ -39,7 +39,7 @@ def test_anchors_run_row_by_row_from_the_offset():
     assert generator.state_dict() == {}
 
 
-def test_anchor_sizes_must_fit_the_levels():
+def test_anchor_sizes_must_match_the_number_of_levels():
     with pytest.raises(AssertionError):
         DefaultAnchorGenerator(sizes=[[8], [16], [32]], aspect_ratios=[[1.0]], strides=[4, 8])
 
@@ -50,7 +50,7 @@ def random_boxes(count, size, seed):
     return values
 
 
-def test_deltas_are_those_of_the_formula_and_come_back():
+def test_deltas_match_the_formula_and_its_inverse():
     transform = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
     source, target = random_boxes(20, 100, 0), random_boxes(20, 100, 1)
     deltas = transform.get_deltas(source, target)
@@ -64,18 +64,18 @@ def test_deltas_are_those_of_the_formula_and_come_back():
         transform.get_deltas(torch.zeros(1, 4), target[:1])
 
 
-def test_deltas_are_weighted_before_they_are_divided():
-    """To the last bit, or the curves of long runs drift apart between the two Detectrons."""
+def test_deltas_are_multiplied_by_weights_before_the_division():
+    """Another order changes the last bit, and then long runs differ from those of Detectron2."""
     (source, target), weight = (random_boxes(100, 100, seed) for seed in (2, 3)), np.float32(10)
     s, t = source.numpy(), target.numpy()
     width = s[:, 2] - s[:, 0]
     shift = (t[:, 0] + np.float32(0.5) * (t[:, 2] - t[:, 0])) - (s[:, 0] + np.float32(0.5) * width)
     deltas = Box2BoxTransform((10.0, 10.0, 5.0, 5.0)).get_deltas(source, target)
-    assert (weight * shift / width != weight * (shift / width)).any()  # else this would show nothing
+    assert (weight * shift / width != weight * (shift / width)).any()  # the two orders differ
     np.testing.assert_array_equal(deltas[:, 0].numpy(), weight * shift / width)
 
 
-def test_growth_is_clamped_and_several_sets_stay_in_order():
+def test_large_deltas_are_clamped_and_several_sets_keep_their_order():
     transform = Box2BoxTransform((1.0, 1.0, 1.0, 1.0))
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     grown = transform.apply_deltas(torch.tensor([[0, 0, 100.0, 0, 1.0, 0, 0, 0]]), box)
@@ -109,14 +109,14 @@ def test_matcher_labels_by_threshold_and_low_quality():
     quality = torch.tensor([[0.1, 0.35, 0.8, 0.0], [0.2, 0.3, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     matches, labels = Matcher([0.3, 0.7], [0, -1, 1])(quality)
     assert matches.tolist() == [1, 0, 0, 0] and labels.tolist() == [0, -1, 1, 0] and labels.dtype == torch.int8
-    # prediction 1 is the best of ground truth 1; its match stays 0
+    # Prediction 1 is the best one of ground truth 1, but its match stays ground truth 0.
     matches, labels = Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)(quality[:2])
     assert matches.tolist() == [1, 0, 0, 0] and labels.tolist() == [0, 1, 1, 0]
-    # a ground truth that touches nothing ties with everything
+    # If the quality of a ground truth is 0 for all predictions, all of them are its best.
     assert Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)(quality)[1].tolist() == [1, 1, 1, 1]
 
 
-def test_matcher_without_ground_truth_and_with_nonsense():
+def test_matcher_without_ground_truth_and_with_invalid_arguments():
     matches, labels = Matcher([0.5], [0, 1])(torch.zeros(0, 3))
     assert matches.tolist() == labels.tolist() == [0, 0, 0]
     for thresholds, labels in (([0.5], [0]), ([0.7, 0.3], [0, -1, 1]), ([0.5], [0, 2])):
@@ -126,7 +126,7 @@ def test_matcher_without_ground_truth_and_with_nonsense():
         Matcher([0.5], [0, 1])(torch.tensor([[-0.1]]))
 
 
-def test_sampling_bounds_the_positives_and_fills_with_negatives():
+def test_sampling_limits_positives_and_fills_up_with_negatives():
     labels = torch.tensor([3] * 10 + [0] * 30 + [-1] * 5 + [1] * 10)
     positive, negative = subsample_labels(labels, 16, 0.25, 0)
     assert len(positive) == 4 and len(negative) == 12
@@ -137,21 +137,21 @@ def test_sampling_bounds_the_positives_and_fills_with_negatives():
     assert [len(x) for x in subsample_labels(torch.full((4,), -1), 8, 0.5, 0)] == [0, 0]
 
 
-def test_boxes_go_to_the_level_of_their_size():
+def test_boxes_are_assigned_to_levels_by_their_size():
     sides = [0.0, 1.0, 111.9, 112.0, 223.9, 224.0, 447.9, 448.0, 5000.0]
     boxes = Boxes(torch.tensor([[10.0, 10.0, 10.0 + s, 10.0 + s] for s in sides]))
     assert assign_boxes_to_levels([boxes[:4], boxes[4:]], 2, 5, 224, 4).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_pooler_format_numbers_the_images():
+def test_pooler_format_starts_with_the_image_index():
     lists = [Boxes(random_boxes(2, 9, 0)), Boxes(torch.zeros(0, 4)), Boxes(random_boxes(1, 9, 1))]
     rows = convert_boxes_to_pooler_format(lists)
     assert rows[:, 0].tolist() == [0, 0, 2]
     assert torch.equal(rows[:, 1:], torch.cat([b.tensor for b in lists]))
 
 
-def test_pooler_takes_each_box_from_its_image_and_level():
-    constant = [torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])]  # by level, of images 0 and 1
+def test_pooler_pools_each_box_from_its_image_and_level():
+    constant = [torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])]  # of images 0 and 1, per level
     maps = [c.view(2, 1, 1, 1).expand(2, 3, n, n).contiguous() for c, n in zip(constant, (64, 32))]
     pooler = ROIPooler((3, 3), [1 / 4, 1 / 8], 0, "ROIAlignV2", canonical_box_size=64, canonical_level=3)
     big, small = [20.0, 20, 120, 120], [20.0, 20, 40, 40]
@@ -161,15 +161,23 @@ def test_pooler_takes_each_box_from_its_image_and_level():
     assert pooler(maps, [Boxes(torch.zeros(0, 4))] * 2).shape == (0, 3, 3, 3)
 
 
+@pytest.mark.parametrize("num_levels", [1, 2])
+def test_pooler_without_images(num_levels):
+    maps = [torch.zeros(0, 3, 8, 8), torch.zeros(0, 3, 4, 4)][:num_levels]
+    pooler = ROIPooler((5, 4), [1 / 4, 1 / 8][:num_levels], 0, "ROIAlignV2")
+    pooled = pooler(maps, [])
+    assert pooled.shape == (0, 3, 5, 4) and pooled.dtype == torch.float32
+
+
 @pytest.mark.parametrize(("kind", "shift"), [("ROIAlignV2", 0.5), ("ROIAlign", 0.0)])
-def test_roi_align_of_a_ramp_is_the_bin_centre(kind, shift):
+def test_roi_align_of_a_ramp_is_the_bin_center(kind, shift):
     ramp = torch.arange(32.0).expand(1, 1, 32, 32).contiguous()
     pooled = ROIPooler(4, [1 / 2], 2, kind)([ramp], [Boxes(torch.tensor([[8.0, 8.0, 40.0, 40.0]]))])
     centers = np.array([4 + 4 * (i + 0.5) for i in range(4)]) - shift
     np.testing.assert_allclose(pooled[0, 0, 2].numpy(), centers, rtol=1e-5)
 
 
-def test_pooler_says_no():
+def test_pooler_refuses_invalid_arguments():
     maps = [torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 4, 4)]
     pooler = ROIPooler(2, [1 / 4, 1 / 8], 0, "ROIAlign")
     for feature_maps, boxes in ((maps[:1], [Boxes(torch.zeros(0, 4))] * 2), (maps, [Boxes(torch.zeros(0, 4))])):
@@ -182,7 +190,7 @@ def test_pooler_says_no():
             ROIPooler(2, scales, 0, "ROIAlign")
 
 
-def test_postprocess_scales_drops_empty_and_pastes():
+def test_postprocess_scales_boxes_removes_empty_ones_and_pastes_masks():
     boxes = Boxes(torch.tensor([[0.0, 0.0, 10.0, 10.0], [30.0, 5.0, 40.0, 8.0], [15.0, 10.0, 40.0, 30.0]]))
     masks = torch.ones(3, 1, 28, 28)
     raw = Instances((20, 20), pred_boxes=boxes, scores=torch.tensor([0.9, 0.8, 0.7]), pred_masks=masks)
@@ -222,7 +230,7 @@ def test_resnet_shapes_and_strides_without_stages_that_are_not_needed():
         ResNet(BasicStem(), make_stages(BasicBlock), out_features=["res9"])
 
 
-def test_freezing_turns_batch_norm_into_constants():
+def test_freezing_makes_batch_norm_constant():
     net = ResNet(BasicStem(), make_stages(BasicBlock), freeze_at=1).train()
     before = net.stem.conv1.norm.running_mean.clone()
     changes = net.res2[0].conv1.norm.running_mean.clone()
@@ -243,19 +251,19 @@ def test_make_stage_passes_values_per_block():
             ResNet.make_stage(BottleneckBlock, 2, **wrong, **arguments)
 
 
-class Two(Backbone):
-    """Two maps that are given, not computed."""
+class ConstantBackbone(Backbone):
+    """Returns given feature maps, whatever the input is."""
 
     def __init__(self, maps):
         super().__init__()
         self.maps = maps
 
     def forward(self, x):
-        """The maps."""
+        """Return the given feature maps."""
         return self.maps
 
     def output_shape(self):
-        """Stride 4 and 8."""
+        """Return the shapes for strides 4, 8 and 64."""
         sizes = {"a": (2, 4), "b": (3, 8), "c": (2, 64)}
         return {name: ShapeSpec(channels=channels, stride=stride) for name, (channels, stride) in sizes.items()}
 
@@ -263,7 +271,7 @@ class Two(Backbone):
 @pytest.mark.parametrize("fuse", ["sum", "avg"])
 def test_fpn_adds_the_coarser_level(fuse):
     maps = {"a": torch.rand(1, 2, 4, 4), "b": torch.rand(1, 3, 2, 2)}
-    net = FPN(Two(maps), ["a", "b"], 5, fuse_type=fuse, top_block=None)
+    net = FPN(ConstantBackbone(maps), ["a", "b"], 5, fuse_type=fuse, top_block=None)
     assert net.size_divisibility == 8 and not net.padding_constraints.get("square_size")
     out = net(None)
     assert list(out) == ["p2", "p3"] and [s.stride for s in net.output_shape().values()] == [4, 8]
@@ -272,9 +280,9 @@ def test_fpn_adds_the_coarser_level(fuse):
     torch.testing.assert_close(out["p3"], net.fpn_output3(above))
     torch.testing.assert_close(out["p2"], net.fpn_output2(merged / (2 if fuse == "avg" else 1)))
     with pytest.raises(AssertionError):
-        FPN(Two(maps), ["a", "c"], 5)
+        FPN(ConstantBackbone(maps), ["a", "c"], 5)
 
 
-def test_top_level_takes_every_second_pixel():
+def test_last_level_is_every_second_pixel():
     x = torch.arange(16.0).view(1, 1, 4, 4)
     assert LastLevelMaxPool()(x)[0].tolist() == [[[[0, 2], [8, 10]]]]

@@ -1,4 +1,4 @@
-"""The standard training workflow: arguments, set-up, trainer, predictor."""
+"""The default training script: command-line arguments, setup, trainer and predictor."""
 
 from __future__ import annotations
 
@@ -33,23 +33,15 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
-__all__ = [
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-    "DefaultPredictor",
-    "DefaultTrainer",
-]
-
 
 def create_ddp_model(model: torch.nn.Module, *, fp16_compression: bool = False, **kwargs) -> torch.nn.Module:
-    """The model, wrapped for data-parallel training if there are several processes.
+    """Wrap the model in ``DistributedDataParallel`` if there are several processes.
 
     Args:
-        model: on this process's GPU, or on the CPU.
-        fp16_compression: send gradients as float16.
-        kwargs: for ``DistributedDataParallel``; they win over the ``device_ids`` chosen here.
+        model: on the GPU of this process, or on the CPU.
+        fp16_compression: whether to exchange gradients as float16.
+        kwargs: other arguments of ``DistributedDataParallel``. ``device_ids`` is by default the GPU of this process, or
+            None for a model on the CPU.
     """
     if comm.get_world_size() == 1:
         return model
@@ -64,56 +56,53 @@ def create_ddp_model(model: torch.nn.Module, *, fp16_compression: bool = False, 
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser of the arguments that training scripts share; ``epilog`` replaces its examples."""
+    """Return a parser of the arguments of training scripts. ``epilog`` replaces the examples."""
     examples = f"""
 Examples:
 
-Run on single machine:
-    $ {sys.argv[0]} --num-gpus 8 --config-file cfg.yaml
+Train on the 8 GPUs of one machine and change some config options:
+    $ {sys.argv[0]} --num-gpus 8 --config-file cfg.yaml MODEL.WEIGHTS /path/to/weight.pth SOLVER.BASE_LR 0.001
 
-Change some config options:
-    $ {sys.argv[0]} --config-file cfg.yaml MODEL.WEIGHTS /path/to/weight.pth SOLVER.BASE_LR 0.001
-
-Run on multiple machines:
+Train on two machines:
     (machine0)$ {sys.argv[0]} --machine-rank 0 --num-machines 2 --dist-url <URL> [--other-flags]
     (machine1)$ {sys.argv[0]} --machine-rank 1 --num-machines 2 --dist-url <URL> [--other-flags]
 """
     parser = argparse.ArgumentParser(
         epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
     parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint of the output folder, if there is one; see DefaultTrainer.resume_or_load",
+        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if there is one"
     )
-    parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
-    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)")
-    # A port per user, so that users of one machine don't meet.
+    parser.add_argument("--eval-only", action="store_true", help="evaluate without training")
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs per machine")
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="index of this machine, from 0")
+    # The default port depends on the user, so that users of the same machine get different ports.
     port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
     parser.add_argument(
         "--dist-url",
         default=f"tcp://127.0.0.1:{port}",
-        help="initialization URL for pytorch distributed backend; 'auto': a free port of this one machine",
+        help="address where the processes connect; 'auto': a free port of this machine",
     )
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
         default=None,
-        help="Modify config options at the end of the command, as space-separated PATH.KEY VALUE pairs",
+        help="config options to change, as pairs KEY VALUE at the end of the command",
     )
     return parser
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Make the output folder, set up logs, log environment, arguments and config, save the config, seed.
+    """Prepare a training script: output folder, logging, seeds.
+
+    Environment, arguments and config are logged.
 
     Args:
-        cfg: the whole config; it is written to ``OUTPUT_DIR/config.yaml``. ``SEED`` >= 0 seeds everything with
-            ``SEED`` + rank.
-        args: the command line.
+        cfg: the complete config. It is saved as ``OUTPUT_DIR/config.yaml``. If ``SEED`` is negative, seeds are random,
+            otherwise all random generators are seeded with ``SEED`` + rank.
+        args: the parsed command-line arguments.
     """
     rank = comm.get_rank()
     if comm.is_main_process() and cfg.OUTPUT_DIR:
@@ -133,12 +122,13 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
             f.write(cfg.dump())
         logger.info(f"Full config saved to {path}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-    if not getattr(args, "eval_only", False):  # images of many sizes: trying kernels for each costs more than it gains
+    # Evaluation sees many image sizes, and cuDNN's benchmark would run once per size.
+    if not getattr(args, "eval_only", False):
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """A console line, ``metrics.json`` and TensorBoard events, the latter two in ``output_dir``."""
+    """Return writers to the console, and to ``metrics.json`` and TensorBoard files in ``output_dir``."""
     PathManager.mkdirs(output_dir)
     return [
         CommonMetricPrinter(max_iter),
@@ -148,10 +138,10 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
 
 
 class DefaultPredictor:
-    """A model with the weights ``MODEL.WEIGHTS``, for one BGR image at a time.
+    """Load the model of a config with the weights ``MODEL.WEIGHTS`` and run it on one image at a time.
 
     Attributes:
-        metadata: of the first of ``DATASETS.TEST``, if there is one.
+        metadata: the metadata of the first dataset in ``DATASETS.TEST``, if there is one.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -166,12 +156,13 @@ class DefaultPredictor:
         assert self.input_format in ("RGB", "BGR"), f"INPUT.FORMAT must be RGB or BGR, got {self.input_format}"
 
     def __call__(self, original_image):
-        """
+        """Run the model on one image.
+
         Args:
-            original_image: (H, W, 3) array, BGR, as ``cv2.imread`` gives it.
+            original_image: (H, W, 3) array in BGR order, as ``cv2.imread`` returns it.
 
         Returns:
-            The model's output for it, e.g. {"instances": Instances} in pixels of the original image.
+            The output of the model for this image, e.g. ``{"instances": Instances}`` in pixels of the original image.
         """
         with torch.no_grad():
             if self.input_format == "RGB":
@@ -182,29 +173,40 @@ class DefaultPredictor:
             return self.model([{"image": image, "height": height, "width": width}])[0]
 
 
-class DefaultTrainer(TrainerBase):
-    """The standard trainer: model, optimizer, schedule, loaders, hooks and evaluation from a config.
+def _inner_attribute(name: str) -> property:
+    """Return a property that reads and sets an attribute of the inner trainer of `DefaultTrainer`."""
+    return property(lambda self: getattr(self._trainer, name), lambda self, value: setattr(self._trainer, name, value))
 
-    Overwrite the ``build_*`` methods for what should be otherwise.
+
+class DefaultTrainer(TrainerBase):
+    """Train the model of a config.
+
+    Model, optimizer, learning-rate scheduler, data loaders, hooks and evaluators are built from the config. To change a
+    part, override its ``build_...`` method.
 
     Attributes:
-        cfg: the config. scheduler: the schedule. checkpointer: the `DetectionCheckpointer`.
+        cfg: the config.
+        scheduler: the learning-rate scheduler.
+        checkpointer: the `DetectionCheckpointer`.
+        model: the model, in ``DistributedDataParallel`` if there are several processes.
+        data_loader: the training data loader.
+        optimizer: the optimizer.
     """
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
-        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):  # nobody has set it up
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):  # logging is not set up yet
             setup_logger()
         if cfg.SOLVER.REFERENCE_WORLD_SIZE not in (0, comm.get_world_size()):
-            raise not_included(f"SOLVER.REFERENCE_WORLD_SIZE {cfg.SOLVER.REFERENCE_WORLD_SIZE} (scaling by workers)")
-        # In this order, which is that of the draws of random numbers.
+            raise not_included(f"SOLVER.REFERENCE_WORLD_SIZE {cfg.SOLVER.REFERENCE_WORLD_SIZE}")
+        # The order determines the random numbers that each part draws.
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         model = create_ddp_model(model, broadcast_buffers=False)
         self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        # The trainer owns the checkpointer: a plain reference back would be a cycle.
+        # A weak reference, because a reference cycle would keep the memory until the garbage collector runs.
         self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -212,24 +214,29 @@ class DefaultTrainer(TrainerBase):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """With ``resume`` and a last checkpoint in ``OUTPUT_DIR`` go on from it, with all states; else load only the
-        model's weights, from ``MODEL.WEIGHTS``, and start at iteration 0."""
+        """Load a checkpoint.
+
+        Args:
+            resume: whether to continue from the last checkpoint in ``OUTPUT_DIR``, with the states of all parts. If
+                False, or if there is no checkpoint, only the weights ``MODEL.WEIGHTS`` are loaded, and training starts
+                at iteration 0.
+        """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
-            self.start_iter = self.iter + 1  # the checkpoint's iteration is done
+            self.start_iter = self.iter + 1  # the checkpoint was saved after its iteration
 
     def build_hooks(self) -> list:
-        """Timing, schedule, checkpoints, evaluation, writing, in this order.
+        """Return the default hooks: timer, learning rate, checkpoints, evaluation, writers.
 
         Raises:
-            NotImplementedError: ``TEST.PRECISE_BN.ENABLED``.
+            NotImplementedError: the config asks for precise batch norm, which is not included.
         """
         cfg = self.cfg
         if cfg.TEST.PRECISE_BN.ENABLED:
             raise not_included("TEST.PRECISE_BN.ENABLED True")
         ret = [hooks.IterationTimer(), hooks.LRScheduler()]
         if comm.is_main_process():
-            # Before evaluation, which may fail.
+            # Checkpoints are saved before evaluation, which may fail.
             ret.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
 
         def test_and_save_results():
@@ -238,103 +245,98 @@ class DefaultTrainer(TrainerBase):
 
         ret.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, test_and_save_results))
         if comm.is_main_process():
-            # After evaluation, so that its results are written.
+            # Writers run last, to include the results of the evaluation.
             ret.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         return ret
 
     def build_writers(self) -> list[EventWriter]:
-        """`default_writers` in ``OUTPUT_DIR``."""
+        """Return `default_writers` for ``OUTPUT_DIR``."""
         return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def train(self):
-        """Train from ``start_iter`` to ``max_iter``; returns the last results if the config expects some."""
+        """Train from ``start_iter`` to ``max_iter``.
+
+        Returns:
+            The last evaluation results, if the config has ``TEST.EXPECTED_RESULTS`` to compare them with.
+        """
         super().train(self.start_iter, self.max_iter)
         if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
-            assert hasattr(self, "_last_eval_results"), "No evaluation results obtained during training!"
+            assert hasattr(self, "_last_eval_results"), "TEST.EXPECTED_RESULTS needs an evaluation in training"
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
         return None
 
     def run_step(self) -> None:
-        """One iteration of the inner trainer."""
+        """Run one iteration."""
         self._trainer.iter = self.iter
         self._trainer.run_step()
 
     def state_dict(self) -> dict:
-        """The loop's state, and the inner trainer's under "_trainer"."""
+        """Return the state of the loop and, under "_trainer", of the inner trainer with the optimizer."""
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Set the loop's state and the inner trainer's."""
+        """Restore the state of the loop and of the inner trainer."""
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
 
-    @property
-    def model(self):
-        """The model, wrapped if there are several processes."""
-        return self._trainer.model
-
-    @property
-    def data_loader(self):
-        """The training loader."""
-        return self._trainer.data_loader
-
-    @property
-    def optimizer(self):
-        """The optimizer."""
-        return self._trainer.optimizer
+    model = _inner_attribute("model")
+    data_loader = _inner_attribute("data_loader")
+    optimizer = _inner_attribute("optimizer")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The model of the config, logged."""
+        """Build the model of the config and log it."""
         model = build_model(cfg)
         logging.getLogger(__name__).info(f"Model:\n{model}")
         return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """`detectron2.solver.build_optimizer`."""
+        """Call `detectron2.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        """`detectron2.solver.build_lr_scheduler`."""
+        """Call `detectron2.solver.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """`detectron2.data.build_detection_train_loader`."""
+        """Call `detectron2.data.build_detection_train_loader`."""
         return build_detection_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """`detectron2.data.build_detection_test_loader`."""
+        """Call `detectron2.data.build_detection_test_loader`."""
         return build_detection_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator of a data set; to be overwritten."""
+        """Return the evaluator of a dataset. Defined by subclasses."""
         raise NotImplementedError(
-            "If you want DefaultTrainer to automatically run evaluation, please implement `build_evaluator()` in "
-            "subclasses (see train_net.py for example)."
+            f"{cls.__name__} has no evaluator for dataset {dataset_name}: override build_evaluator(), see train_net.py"
         )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
-        """Evaluate on each of ``DATASETS.TEST``; all processes call it.
+        """Evaluate the model on every dataset of ``DATASETS.TEST``. All processes must call it.
 
         Args:
-            evaluators: one per data set, or one for a single; default: `build_evaluator`'s.
+            cfg: the config.
+            model: the model to evaluate.
+            evaluators: one per dataset, or a single evaluator if there is one dataset. Default: `build_evaluator`.
 
         Returns:
-            The results, by data set if there are several; of a process other than the main one empty.
+            The results of the dataset, or a dict of results by dataset name if there are several. Empty in all
+            processes but the main one.
         """
         logger = logging.getLogger(__name__)
         if isinstance(evaluators, DatasetEvaluator):
             evaluators = [evaluators]
         if evaluators is not None:
             assert len(cfg.DATASETS.TEST) == len(evaluators), (
-                f"{len(evaluators)} evaluators for {len(cfg.DATASETS.TEST)} test data sets"
+                f"got {len(evaluators)} evaluators for {len(cfg.DATASETS.TEST)} datasets in DATASETS.TEST"
             )
         results = OrderedDict()
         for i, name in enumerate(cfg.DATASETS.TEST):

@@ -1,4 +1,4 @@
-"""What usually happens around training steps."""
+"""Hooks of the default trainer: timer, writers, checkpoints, learning rate, evaluation."""
 
 from __future__ import annotations
 
@@ -15,22 +15,17 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
-__all__ = [
-    "IterationTimer",
-    "PeriodicWriter",
-    "PeriodicCheckpointer",
-    "LRScheduler",
-    "EvalHook",
-]
+__all__ = ["IterationTimer", "PeriodicWriter", "PeriodicCheckpointer", "LRScheduler", "EvalHook"]
 
 
 class IterationTimer(HookBase):
-    """Stores each iteration's "time" in seconds and logs a summary at the end; goes first in the list of hooks."""
+    """Store the time of each iteration, in seconds, as "time", and log a summary. Must be the first hook."""
 
     def __init__(self, warmup_iter: int = 3):
         """
         Args:
-            warmup_iter: this many iterations at the start are not counted (the last of them already has a "time").
+            warmup_iter: number of iterations at the start that the summary leaves out. "time" is stored from the last
+                of them on.
         """
         self._warmup_iter = warmup_iter
         self._step_timer = Timer()
@@ -46,8 +41,8 @@ class IterationTimer(HookBase):
         self._total_timer.resume()
 
     def after_step(self):
-        done = self.trainer.storage.iter - self.trainer.start_iter + 1
-        if done >= self._warmup_iter:
+        num_done = self.trainer.storage.iter - self.trainer.start_iter + 1
+        if num_done >= self._warmup_iter:
             self.trainer.storage.put_scalars(time=self._step_timer.seconds())
         else:
             self._start_time = time.perf_counter()
@@ -69,11 +64,11 @@ class IterationTimer(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Lets writers write every ``period`` iterations and at the end, when they are closed too."""
+    """Call the writers every ``period`` iterations and at the end of training, then close them."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20):
-        for w in writers:
-            assert isinstance(w, EventWriter), f"a writer must be an EventWriter, got {w!r}"
+        for writer in writers:
+            assert isinstance(writer, EventWriter), f"a writer must be an EventWriter, got {writer!r}"
         self._writers = writers
         self._period = period
 
@@ -84,12 +79,12 @@ class PeriodicWriter(HookBase):
 
     def after_train(self):
         for writer in self._writers:
-            writer.write()  # what other hooks stored after the last step
+            writer.write()  # other hooks may have stored values after the last iteration
             writer.close()
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """fvcore's ``PeriodicCheckpointer`` as a hook: saves every ``period`` iterations and after the last."""
+    """Save a checkpoint every ``period`` iterations and after the last one: fvcore's class as a hook."""
 
     def before_train(self):
         self.max_iter = self.trainer.max_iter
@@ -99,12 +94,12 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class LRScheduler(HookBase):
-    """Stores "lr" and steps a torch scheduler after each iteration; its state goes into checkpoints."""
+    """Store the learning rate as "lr" and step the scheduler after each iteration."""
 
     def __init__(self, optimizer=None, scheduler=None):
         """
         Args:
-            optimizer, scheduler: default: the trainer's.
+            optimizer, scheduler: by default those of the trainer.
         """
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -115,7 +110,11 @@ class LRScheduler(HookBase):
 
     @staticmethod
     def get_best_param_group_id(optimizer) -> int:
-        """The group whose rate stands for all: the largest; if each has one parameter, one of the commonest rate."""
+        """Return the index of the parameter group whose learning rate is stored.
+
+        It is the group with most parameters. If every group has one parameter, it is the first group with the most
+        frequent learning rate.
+        """
         largest = max(len(g["params"]) for g in optimizer.param_groups)
         if largest == 1:
             rates = [g["lr"] for g in optimizer.param_groups]
@@ -129,7 +128,7 @@ class LRScheduler(HookBase):
 
     @property
     def scheduler(self):
-        """The scheduler: the given one or the trainer's."""
+        """The given scheduler, or that of the trainer."""
         return self._scheduler or self.trainer.scheduler
 
     def state_dict(self) -> dict:
@@ -141,13 +140,13 @@ class LRScheduler(HookBase):
 
 
 class EvalHook(HookBase):
-    """Evaluates every ``eval_period`` iterations and at the end, and stores the results by "task/metric"."""
+    """Evaluate during and after training, and store the results as "task/metric"."""
 
     def __init__(self, eval_period: int, eval_function, eval_after_train: bool = True):
         """
         Args:
-            eval_period: 0: only at the end.
-            eval_function: returns a nested dict of numbers, or nothing; all processes call it.
+            eval_period: number of iterations. 0 means only after the last iteration.
+            eval_function: returns a nested dict of numbers, or None. All processes call it.
             eval_after_train: whether to evaluate after the last iteration.
         """
         self._period = eval_period
@@ -157,25 +156,25 @@ class EvalHook(HookBase):
     def _do_eval(self) -> None:
         results = self._func()
         if results:
-            assert isinstance(results, dict), f"Eval function must return a dict. Got {results} instead."
+            assert isinstance(results, dict), f"[EvalHook] eval_function must return a dict, got {results}"
             flattened = flatten_results_dict(results)
             for k, v in flattened.items():
                 try:
                     flattened[k] = float(v)
                 except (TypeError, ValueError) as e:
                     raise ValueError(
-                        f"[EvalHook] eval_function should return a nested dict of float. Got '{k}: {v}' instead."
+                        f"[EvalHook] eval_function must return a nested dict of numbers, got {v!r} for {k}"
                     ) from e
             self.trainer.storage.put_scalars(**flattened, smoothing_hint=False)
-        comm.synchronize()  # evaluation takes the processes differently long
+        comm.synchronize()  # evaluation may take longer in some processes
 
     def after_step(self):
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._do_eval()  # the last one is after_train's
+        num_done = self.trainer.iter + 1
+        if self._period > 0 and num_done % self._period == 0 and num_done != self.trainer.max_iter:
+            self._do_eval()  # after_train evaluates after the last iteration
 
     def after_train(self):
-        # not if training has failed
+        # If training failed, fewer than max_iter iterations are done.
         if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
             self._do_eval()
-        del self._func  # it may hold the trainer
+        del self._func  # may refer to the trainer, which then would not be freed

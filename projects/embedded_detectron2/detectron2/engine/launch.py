@@ -1,4 +1,4 @@
-"""Starting the processes of a job."""
+"""Start the processes of distributed training."""
 
 from __future__ import annotations
 
@@ -33,21 +33,23 @@ def launch(
     args: tuple = (),
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
-    """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes here; to be called on each machine.
+    """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes. Must be called on each machine.
 
-    The processes talk over NCCL, each with its own GPU; without CUDA over gloo. One process on one machine is this one.
+    The processes communicate with NCCL and use one GPU each, or without CUDA with gloo. If there is only one process in
+    total, ``main_func`` runs in the calling process.
 
     Args:
-        main_func: what to run; has to be importable (it is pickled by name).
-        num_gpus_per_machine: processes per machine.
-        num_machines: machines in all.
-        machine_rank: number of this machine, from 0.
-        dist_url: where the processes meet, e.g. "tcp://127.0.0.1:8686"; "auto" takes a free port of this machine.
+        main_func: the function to run. It must be importable, because it is pickled by name.
+        num_gpus_per_machine: number of processes per machine.
+        num_machines: number of machines.
+        machine_rank: index of this machine, from 0.
+        dist_url: address where the processes connect, e.g. "tcp://127.0.0.1:8686". "auto" takes a free port of this
+            machine.
         args: arguments of ``main_func``.
         timeout: how long processes wait for each other.
 
     Raises:
-        ValueError: "auto" with several machines; fewer GPUs than processes.
+        ValueError: ``dist_url`` is "auto" and there are several machines, or there are fewer GPUs than processes.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:
@@ -55,10 +57,11 @@ def launch(
         return
     if dist_url == "auto":
         if num_machines != 1:
-            raise ValueError("dist_url='auto' is for one machine; name the first machine's address instead")
+            raise ValueError("dist_url 'auto' works on one machine only: give the address of the first one")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    if torch.cuda.is_available() and num_gpus_per_machine > torch.cuda.device_count():
-        raise ValueError(f"{num_gpus_per_machine} processes want a GPU each, there are {torch.cuda.device_count()}")
+    num_gpus = torch.cuda.device_count()
+    if torch.cuda.is_available() and num_gpus_per_machine > num_gpus:
+        raise ValueError(f"num_gpus_per_machine is {num_gpus_per_machine}, but this machine has {num_gpus} GPUs")
     mp.start_processes(
         _worker,
         nprocs=num_gpus_per_machine,
@@ -79,7 +82,7 @@ def _worker(local_rank, main_func, world_size, per_machine, machine_rank, dist_u
             timeout=timeout,
         )
     except Exception:
-        logging.getLogger(__name__).error(f"Processes could not meet at {dist_url}")
+        logging.getLogger(__name__).error(f"The processes could not connect at {dist_url}")
         raise
     comm.create_local_process_group(per_machine)
     if cuda:

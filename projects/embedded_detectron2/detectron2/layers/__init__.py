@@ -1,4 +1,4 @@
-"""Building blocks of networks: convolutions with norm and activation, norms, ROIAlign, NMS, pasting of masks."""
+"""Building blocks of networks: convolutions, norms, ROIAlign, NMS, pasting of masks."""
 # ruff: noqa: F401 (re-exports)
 
 from .batch_norm import FrozenBatchNorm2d, get_norm

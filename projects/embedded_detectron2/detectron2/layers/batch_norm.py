@@ -1,4 +1,4 @@
-"""Normalisation layers by name."""
+"""Normalization layers by name."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from torch.nn import functional as F
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
-    """Batch norm whose statistics and affine transform are constants (buffers, not parameters)."""
+    """Batch norm with constant statistics and affine transform: they are buffers, not parameters."""
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps=eps)
         self.num_features = num_features
-        self.running_var -= eps  # an untouched layer is the identity
+        self.running_var -= eps  # makes a new layer the identity
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to the same shape and dtype."""
+        """Normalize (N, C, H, W)."""
         if not x.requires_grad:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps)
-        # a product and a sum: batch_norm's backward would keep more for gradients of constants
+        # F.batch_norm would store more tensors for the backward pass.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale.to(x.dtype).reshape(1, -1, 1, 1) + shift.to(x.dtype).reshape(1, -1, 1, 1)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
-        if "num_batches_tracked" in self._buffers:  # converted from a BatchNorm: torchvision's would leave it out
+        if "num_batches_tracked" in self._buffers:  # kept by convert_frozen_batchnorm, but torchvision drops it
             nn.Module._load_from_state_dict(self, *args, **kwargs)
         else:
             super()._load_from_state_dict(*args, **kwargs)
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """Replace every BatchNorm2d / SyncBatchNorm in ``module`` by a frozen one with the same numbers."""
+        """Replace every BatchNorm2d and SyncBatchNorm in ``module`` by a frozen one with the same values."""
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             frozen = cls(module.num_features, module.eps)
             if module.affine:
@@ -60,15 +60,22 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """The norm layer for ``out_channels`` channels: by name, by a callable, or None for an empty name.
+    """Build a norm layer.
+
+    Args:
+        norm: a name, or a function of the number of channels. "" and None mean no norm.
+        out_channels: number of channels.
+
+    Returns:
+        The layer, or None for no norm.
 
     Raises:
-        ValueError: a name that is not known.
+        ValueError: the name is unknown.
     """
     if norm is None or norm == "":
         return None
     if isinstance(norm, str):
         if norm not in _NORMS:
-            raise ValueError(f"NORM '{norm}' is not known; known are {', '.join(_NORMS)} and ''")
+            raise ValueError(f"NORM is {norm!r}, expected one of {', '.join(_NORMS)} or ''")
         norm = _NORMS[norm]
     return norm(out_channels)

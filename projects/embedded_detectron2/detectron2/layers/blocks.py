@@ -1,4 +1,4 @@
-"""The base of residual blocks and stems."""
+"""The base class of residual blocks and stems."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .batch_norm import FrozenBatchNorm2d
 
 
 class CNNBlockBase(nn.Module):
-    """A block with ``in_channels``, ``out_channels`` and a ``stride``."""
+    """Base class of ResNet blocks, with ``in_channels``, ``out_channels`` and ``stride``."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class CNNBlockBase(nn.Module):
         self.stride = stride
 
     def freeze(self) -> CNNBlockBase:
-        """No gradients for the parameters, batch norms replaced by frozen ones; returns itself."""
+        """Turn off gradients of all parameters, and replace batch norms by frozen ones. Returns self."""
         for parameter in self.parameters():
             parameter.requires_grad = False
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)

@@ -1,4 +1,4 @@
-"""What a module says of the tensors it gives."""
+"""The shape of a feature map, for building modules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class ShapeSpec:
-    """Channels, size and stride (image pixels a feature pixel) of a feature map; None where unknown."""
+    """Channels, height, width and stride (in image pixels) of a feature map. None where unknown."""
 
     channels: int | None = None
     height: int | None = None

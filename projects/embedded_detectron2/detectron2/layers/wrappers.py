@@ -1,4 +1,4 @@
-"""PyTorch layers under the names Detectron2 uses, with norm and activation folded into the convolution."""
+"""PyTorch layers by the names that Detectron2 uses, and a convolution with norm and activation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ Linear = nn.Linear
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with an optional ``norm`` (a module) and ``activation`` (a callable) after it."""
+    """A convolution, followed by an optional norm and activation.
+
+    Args:
+        args, kwargs: arguments of ``torch.nn.Conv2d``, and ``norm`` (a module) and ``activation`` (a callable).
+    """
 
     def __init__(self, *args, **kwargs) -> None:
         norm = kwargs.pop("norm", None)
@@ -21,7 +25,7 @@ class Conv2d(nn.Conv2d):
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, out_channels, H', W')."""
+        """Compute (N, out_channels, H', W') from (N, C, H, W)."""
         x = super().forward(x)
         if self.norm is not None:
             x = self.norm(x)
@@ -29,19 +33,19 @@ class Conv2d(nn.Conv2d):
 
 
 def cat(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """``torch.cat`` that returns a single tensor as it is."""
+    """Concatenate tensors. A single tensor is returned without a copy."""
     if not isinstance(tensors, (list, tuple)):
-        raise AssertionError(f"cat takes a list of tensors, got {type(tensors).__name__}")
+        raise AssertionError(f"expected a list of tensors, got {type(tensors).__name__}")
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
 def cross_entropy(input: torch.Tensor, target: torch.Tensor, *, reduction: str = "mean", **kwargs) -> torch.Tensor:
-    """``F.cross_entropy`` whose mean over no samples is 0 (with gradient), not NaN."""
+    """Compute ``F.cross_entropy``. Its mean over no samples is a zero with gradient, not NaN."""
     if target.numel() == 0 and reduction == "mean":
         return input.sum() * 0.0
     return F.cross_entropy(input, target, reduction=reduction, **kwargs)
 
 
 def move_device_like(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-    """``src`` on the device of ``dst``."""
+    """Move ``src`` to the device of ``dst``."""
     return src.to(dst.device)

@@ -1,5 +1,5 @@
-"""Networks: backbones, proposal generators, ROI heads and the meta-architectures that join them."""
-# ruff: noqa: F401, I001 (re-exports, several a line)
+"""Models: backbones, proposal generators, RoI heads, and meta-architectures that consist of them."""
+# ruff: noqa: F401, I001 (re-exports, several per line)
 
 from .anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
 from .backbone import BACKBONE_REGISTRY, Backbone, FPN, ResNet, build_backbone

@@ -1,4 +1,4 @@
-"""Anchor boxes on the pixels of feature maps."""
+"""Anchor boxes at the pixels of feature maps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes
 from detectron2.utils.registry import Registry
 
-ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")  # (cfg, list[ShapeSpec]) -> like DefaultAnchorGenerator
+ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")  # called with (cfg, list[ShapeSpec])
 
 
 class BufferList(nn.Module):
-    """A list of tensors that move with the module and are not in its state dict."""
+    """A list of tensors that move to the device of the module but are not in its state dict."""
 
     def __init__(self, buffers: list[torch.Tensor]) -> None:
         super().__init__()
@@ -31,22 +31,22 @@ class BufferList(nn.Module):
 
 
 def _per_level(values: list, num_levels: int, name: str) -> list[list[float]]:
-    """One list a feature map out of one for all (flat, or nested with a single entry)."""
+    """Return one list per feature map. ``values`` may also be one list for all of them, flat or nested."""
     values = list(values) if values and isinstance(values[0], (list, tuple)) else [values]
     if len(values) not in (1, num_levels):
-        raise AssertionError(f"anchor {name} are given for {len(values)} feature maps, there are {num_levels}")
+        raise AssertionError(f"anchor {name} are given for {len(values)} feature maps, expected 1 or {num_levels}")
     return values if len(values) == num_levels else values * num_levels
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class DefaultAnchorGenerator(nn.Module):
-    """Every size in every aspect ratio at every pixel.
+    """Generate anchors of every size and aspect ratio at every pixel of the feature maps.
 
     Args:
-        sizes: square roots of the anchors' areas in image pixels, one list a feature map, or one list for all.
-        aspect_ratios: heights by widths, likewise.
-        strides: image pixels per pixel of each feature map.
-        offset: position of the first centre in strides, in [0, 1).
+        sizes: square roots of the anchor areas, in image pixels: one list per feature map, or one list for all.
+        aspect_ratios: height / width: one list per feature map, or one list for all.
+        strides: stride of each feature map, in image pixels.
+        offset: center of the first anchor as a fraction of the stride, in [0, 1).
     """
 
     box_dim: int = 4
@@ -64,20 +64,24 @@ class DefaultAnchorGenerator(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]) -> dict:
-        """Arguments out of ``cfg.MODEL.ANCHOR_GENERATOR``."""
+        """Read the arguments from ``cfg.MODEL.ANCHOR_GENERATOR``."""
         options, strides = cfg.MODEL.ANCHOR_GENERATOR, [shape.stride for shape in input_shape]
         ratios = options.ASPECT_RATIOS
         return {"sizes": options.SIZES, "aspect_ratios": ratios, "strides": strides, "offset": options.OFFSET}
 
     @property
     def num_anchors(self) -> list[int]:
-        """Anchors a pixel, for each feature map."""
+        """Number of anchors per pixel, for each feature map."""
         return [len(cell) for cell in self.cell_anchors]
 
     num_cell_anchors = num_anchors
 
     def generate_cell_anchors(self, sizes=(32, 64, 128, 256, 512), aspect_ratios=(0.5, 1, 2)) -> torch.Tensor:
-        """The anchors around (0, 0), XYXY, (sizes * ratios, 4): all ratios of the first size, then of the next."""
+        """Return the anchors with center (0, 0).
+
+        Returns:
+            (num_sizes * num_ratios, 4) XYXY: all ratios of the first size, then all ratios of the next one.
+        """
         anchors = []
         for size in sizes:
             for ratio in aspect_ratios:
@@ -87,7 +91,15 @@ class DefaultAnchorGenerator(nn.Module):
         return torch.tensor(anchors, dtype=torch.float32)
 
     def forward(self, features: list[torch.Tensor]) -> list[Boxes]:
-        """Feature maps (N, C, H, W) to (H * W * A, 4) boxes each, in image pixels: row by row, all A of a pixel."""
+        """Generate the anchors of each feature map.
+
+        Args:
+            features: feature maps (N, C, Hi, Wi). Only their sizes are used.
+
+        Returns:
+            (Hi * Wi * A, 4) boxes in image pixels per feature map, where A is the number of anchors per pixel. The
+            order is row by row, and the A anchors of a pixel follow each other.
+        """
         anchors = []
         for feature, stride, cell in zip(features, self.strides, self.cell_anchors):
             y, x = ((torch.arange(n, device=cell.device) + self.offset) * stride for n in feature.shape[-2:])
@@ -98,5 +110,5 @@ class DefaultAnchorGenerator(nn.Module):
 
 
 def build_anchor_generator(cfg, input_shape: list[ShapeSpec]) -> nn.Module:
-    """The generator ``cfg.MODEL.ANCHOR_GENERATOR.NAME`` for feature maps of these shapes."""
+    """Build the generator ``cfg.MODEL.ANCHOR_GENERATOR.NAME`` for feature maps of these shapes."""
     return ANCHOR_GENERATOR_REGISTRY.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, input_shape)

@@ -1,4 +1,4 @@
-"""From the network's image size to the size asked for."""
+"""Scale results from the size of the network's input to the output size."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from detectron2.structures import Instances
 def detector_postprocess(
     results: Instances, output_height: int, output_width: int, mask_threshold: float = 0.5
 ) -> Instances:
-    """Scale boxes, drop empty ones, and paste masks into the output.
+    """Scale the boxes to the output size, remove empty ones, and paste the masks.
 
     Args:
-        results: with ``pred_boxes`` or ``proposal_boxes`` in pixels of ``results.image_size`` (changed in place), and
-            optionally ``pred_masks``, probabilities (N, 1, S, S) within the boxes.
-        output_height, output_width: the size wanted, in pixels.
-        mask_threshold: a pixel belongs to a mask if its probability is at least this.
+        results: has ``pred_boxes`` or ``proposal_boxes`` in pixels of ``results.image_size``, which are changed in
+            place, and optionally ``pred_masks``, mask probabilities (N, 1, S, S) relative to the boxes.
+        output_height, output_width: the output size in pixels.
+        mask_threshold: pixels with at least this probability belong to the mask.
 
     Returns:
-        ``Instances`` of the output's size; ``pred_masks`` bool (N, output_height, output_width).
+        ``Instances`` of the output size. ``pred_masks`` is bool (N, output_height, output_width).
     """
     height, width = results.image_size
     results = Instances((int(output_height), int(output_width)), **results.get_fields())

@@ -1,4 +1,4 @@
-"""Random samples with a bounded share of positives."""
+"""Random sampling with a limited fraction of positives."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ __all__ = ["subsample_labels"]
 def subsample_labels(
     labels: torch.Tensor, num_samples: int, positive_fraction: float, bg_label: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw ``num_samples`` (fewer if there are not enough) without replacement.
+    """Draw a random sample without replacement.
 
     Args:
-        labels: (N,): -1 ignore, ``bg_label`` negative, anything else positive.
-        positive_fraction: at most ``int(num_samples * positive_fraction)`` are positive; negatives fill the rest.
+        labels: (N,), -1 for ignore, ``bg_label`` for negative, any other value for positive.
+        num_samples: the size of the sample, if there are enough positives and negatives.
+        positive_fraction: at most ``int(num_samples * positive_fraction)`` are positive, the others are negative.
+        bg_label: the label of negatives.
 
     Returns:
-        Indices of the positives and of the negatives drawn.
+        Indices of the sampled positives and of the sampled negatives.
     """
     positive = ((labels != -1) & (labels != bg_label)).nonzero().flatten()
     negative = (labels == bg_label).nonzero().flatten()

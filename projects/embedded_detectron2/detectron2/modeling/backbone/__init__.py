@@ -1,4 +1,4 @@
-"""Backbones: image to feature maps."""
+"""Backbones: networks that compute feature maps from images."""
 # ruff: noqa: F401 (re-exports)
 
 from .backbone import Backbone

@@ -1,4 +1,4 @@
-"""Backbones by their name in the config."""
+"""The registry of backbones."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from detectron2.utils.registry import Registry
 
 from .backbone import Backbone
 
-BACKBONE_REGISTRY = Registry("BACKBONE")  # (cfg, ShapeSpec) -> Backbone
+BACKBONE_REGISTRY = Registry("BACKBONE")  # called with (cfg, ShapeSpec); returns a Backbone
 
 
 def build_backbone(cfg, input_shape: ShapeSpec | None = None) -> Backbone:
-    """The backbone ``cfg.MODEL.BACKBONE.NAME``; without ``input_shape`` it takes as many channels as PIXEL_MEAN has."""
+    """Build the backbone ``cfg.MODEL.BACKBONE.NAME``.
+
+    Args:
+        cfg: the config.
+        input_shape: shape of the images. By default they have as many channels as ``MODEL.PIXEL_MEAN`` has numbers.
+    """
     input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
-        raise AssertionError(f"{cfg.MODEL.BACKBONE.NAME} gave a {type(backbone).__name__}, wanted a Backbone")
+        raise AssertionError(f"{cfg.MODEL.BACKBONE.NAME} returned a {type(backbone).__name__}, expected a Backbone")
     return backbone

@@ -15,15 +15,16 @@ from .resnet import build_resnet_backbone
 
 
 class FPN(Backbone):
-    """Levels ``p2``, ``p3``, ... of equal width, named after the log2 of their stride.
+    """Compute levels ``p2``, ``p3``, ... with the same number of channels. Level i has stride 2**i.
 
     Args:
-        bottom_up: the backbone below.
-        in_features: its feature maps to use, fine to coarse, each half as large as the one before.
+        bottom_up: the backbone that computes the input feature maps.
+        in_features: names of its feature maps to use, from the finest to the coarsest. Each stride is twice the one
+            before.
         out_channels: channels of every level.
-        norm: for the convolutions, see ``get_norm``; "" for none (they have a bias then).
-        top_block: makes ``top_block.num_levels`` coarser levels out of the map ``top_block.in_feature``.
-        fuse_type: "sum" or "avg" of the lateral and the top-down map.
+        norm: norm of the convolutions, see ``get_norm``. With "" they have a bias instead.
+        top_block: computes ``top_block.num_levels`` coarser levels from the feature map ``top_block.in_feature``.
+        fuse_type: whether the lateral and the top-down map are added ("sum") or averaged ("avg").
     """
 
     def __init__(
@@ -32,13 +33,13 @@ class FPN(Backbone):
     ) -> None:  # fmt: skip
         super().__init__()
         if not in_features or fuse_type not in ("sum", "avg"):
-            raise AssertionError(f"FPN needs in_features, got {in_features}, and sum or avg to fuse, got {fuse_type}")
+            raise AssertionError(f"expected names and 'sum' or 'avg', got {in_features} and {fuse_type!r}")
         shapes = pick_shapes(bottom_up.output_shape(), in_features, "MODEL.FPN.IN_FEATURES")
         strides = [shape.stride for shape in shapes]
         if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
             raise AssertionError(f"each stride must be twice the one before, got {strides} for {list(in_features)}")
         levels = [stride.bit_length() - 1 for stride in strides]
-        self.lateral_convs, self.output_convs = [], []  # coarse to fine, the order of use
+        self.lateral_convs, self.output_convs = [], []  # from the coarsest to the finest level, as in forward()
         for level, shape in zip(levels, shapes):
             options = [{"bias": norm == "", "norm": get_norm(norm, out_channels)} for _ in range(2)]
             lateral = Conv2d(shape.channels, out_channels, kernel_size=1, **options[0])
@@ -59,11 +60,11 @@ class FPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The coarsest input's stride."""
+        """Stride of the coarsest input feature map."""
         return self._size_divisibility
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images (N, C, H, W) to levels by name, fine to coarse."""
+        """Compute the levels from images (N, C, H, W), as a dict from the finest to the coarsest."""
         bottom_up = self.bottom_up(x)
         levels, merged = [], None
         for name, lateral, output in zip(reversed(self.in_features), self.lateral_convs, self.output_convs):
@@ -82,19 +83,19 @@ class FPN(Backbone):
 
 
 class LastLevelMaxPool(nn.Module):
-    """``p6``: every second pixel of ``p5``."""
+    """Compute ``p6`` as every second pixel of ``p5``."""
 
     num_levels = 1
     in_feature = "p5"
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """(N, C, H, W) to [(N, C, H / 2, W / 2)]."""
+        """Subsample (N, C, H, W) to [(N, C, H / 2, W / 2)]."""
         return [F.max_pool2d(x, kernel_size=1, stride=2)]
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """A ResNet with the pyramid that ``cfg.MODEL.FPN`` describes, and ``p6`` on top."""
+    """Build the ResNet and the FPN of the config, with an additional level ``p6``."""
     bottom_up, options = build_resnet_backbone(cfg, input_shape), cfg.MODEL.FPN
     top = LastLevelMaxPool()
     return FPN(bottom_up, options.IN_FEATURES, options.OUT_CHANNELS, options.NORM, top, options.FUSE_TYPE)

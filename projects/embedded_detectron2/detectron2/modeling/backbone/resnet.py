@@ -1,4 +1,4 @@
-"""ResNet (He et al., 2016) and ResNeXt, depth 18 to 152, with holes in the last stage where asked for (DC5)."""
+"""ResNet (He et al., 2016) and ResNeXt, optionally with a dilated last stage (DC5)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NUM_BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4,
 
 
 def _conv(in_channels: int, out_channels: int, size: int, norm, stride=1, dilation=1, groups=1) -> Conv2d:
-    """A convolution that keeps height and width at stride 1, without bias, and its norm."""
+    """Return a convolution without bias and with a norm. At stride 1 it keeps height and width."""
     padding = dilation * (size // 2)
     norm = get_norm(norm, out_channels)
     return Conv2d(in_channels, out_channels, size, stride, padding, dilation, groups, bias=False, norm=norm)
 
 
 class _ResidualBlock(CNNBlockBase):
-    """Convolutions plus the input, which is projected where the channels differ."""
+    """Add the input, projected if the number of channels changes, to the output of convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm, convs) -> None:
         super().__init__(in_channels, out_channels, stride)
@@ -42,7 +42,7 @@ class _ResidualBlock(CNNBlockBase):
         return [getattr(self, f"conv{i}") for i in range(1, self._num_convs + 1)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        """Compute (N, out_channels, H / stride, W / stride) from (N, in_channels, H, W)."""
         *convs, last = self._convs()
         out = x
         for conv in convs:
@@ -51,7 +51,7 @@ class _ResidualBlock(CNNBlockBase):
 
 
 class BasicBlock(_ResidualBlock):
-    """Two 3x3 convolutions: the block of ResNet-18 and 34."""
+    """The block of ResNet-18 and 34: two 3x3 convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm="BN") -> None:
         convs = [(in_channels, out_channels, 3, norm, stride), (out_channels, out_channels, 3, norm)]
@@ -59,9 +59,16 @@ class BasicBlock(_ResidualBlock):
 
 
 class BottleneckBlock(_ResidualBlock):
-    """A 3x3 convolution of ``bottleneck_channels`` between two 1x1 ones: the block of ResNet-50 and deeper.
+    """The block of ResNet-50 and deeper: a 3x3 convolution between two 1x1 convolutions.
 
-    ``dilation`` and ``num_groups`` (ResNeXt) are the 3x3 convolution's; the stride too, unless ``stride_in_1x1``.
+    Args:
+        in_channels, out_channels: channels of input and output.
+        bottleneck_channels: channels of the 3x3 convolution.
+        stride: stride of the 3x3 convolution, or of the first 1x1 convolution if ``stride_in_1x1``.
+        num_groups: groups of the 3x3 convolution. More than 1 for ResNeXt.
+        norm: see ``get_norm``.
+        stride_in_1x1: see ``stride``.
+        dilation: dilation of the 3x3 convolution.
     """
 
     def __init__(
@@ -79,7 +86,7 @@ class BottleneckBlock(_ResidualBlock):
 
 
 class BasicStem(CNNBlockBase):
-    """A 7x7 convolution and a max pooling, stride 4 together."""
+    """The first layers: a 7x7 convolution and max pooling, with a total stride of 4."""
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm="BN") -> None:
         super().__init__(in_channels, out_channels, 4)
@@ -87,7 +94,7 @@ class BasicStem(CNNBlockBase):
         weight_init.c2_msra_fill(self.conv1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H / 4, W / 4)."""
+        """Compute (N, out_channels, H / 4, W / 4) from images (N, in_channels, H, W)."""
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
 
 
@@ -96,9 +103,9 @@ class ResNet(Backbone):
 
     Args:
         stem: a block.
-        stages: each a list of blocks. Those after the last one in ``out_features`` are not kept.
-        num_classes: if given, an average pooling and a linear classifier follow, output name ``linear``.
-        out_features: which of ``stem``, ``res2``, ..., ``linear`` to return; None: the last one.
+        stages: each a list of blocks. Stages after the last one in ``out_features`` are not kept.
+        num_classes: must be None, because the classifier is not included.
+        out_features: which of ``stem``, ``res2``, ``res3``, ... to return. By default the last stage.
         freeze_at: see ``freeze``.
     """
 
@@ -124,21 +131,24 @@ class ResNet(Backbone):
             self._out_feature_strides[name], self._out_feature_channels[name] = stride, channels
         known = [name for name, _ in self.named_children()]
         if not out_features or not set(out_features) <= set(known):
-            raise AssertionError(f"out_features {list(out_features)} must be some of {known}")
+            raise AssertionError(f"out_features is {list(out_features)}, expected some of {known}")
         self._out_features = list(out_features)
         self.freeze(freeze_at)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images (N, C, H, W) to feature maps by name."""
+        """Compute a dict of feature maps by name from images (N, C, H, W)."""
         if x.dim() != 4:
-            raise AssertionError(f"ResNet takes an input of the shape (N, C, H, W), got {tuple(x.shape)}")
+            raise AssertionError(f"ResNet expects an input of shape (N, C, H, W), got {tuple(x.shape)}")
         outputs = {}
         for name in ("stem", *self.stage_names):
             x = outputs[name] = getattr(self, name)(x)
         return {name: outputs[name] for name in self._out_features}
 
     def freeze(self, freeze_at: int = 0) -> ResNet:
-        """Freeze the first ``freeze_at`` parts (1: the stem, 2: the stem and ``res2``, ...); returns itself."""
+        """Freeze the first ``freeze_at`` parts and return self.
+
+        1 freezes the stem, 2 the stem and ``res2``, and so on.
+        """
         for name in ("stem", *self.stage_names)[: max(freeze_at, 0)]:
             part = getattr(self, name)
             for block in [part] if name == "stem" else part:
@@ -149,16 +159,21 @@ class ResNet(Backbone):
     def make_stage(
         block_class: type[CNNBlockBase], num_blocks: int, *, in_channels: int, out_channels: int, **kwargs
     ) -> list[CNNBlockBase]:
-        """The blocks of one stage.
+        """Build the blocks of one stage.
 
-        ``kwargs`` go to every block, except those named ``<argument>_per_block``: lists with one value a block.
+        Args:
+            block_class: class of the blocks.
+            num_blocks: number of blocks.
+            in_channels: channels of the input of the first block.
+            out_channels: channels of the output of every block.
+            kwargs: arguments of every block. ``<argument>_per_block`` is a list with one value per block.
         """
         per_block = {k[: -len("_per_block")]: v for k, v in kwargs.items() if k.endswith("_per_block")}
         common = {k: v for k, v in kwargs.items() if not k.endswith("_per_block")}
         for name, values in per_block.items():
             if len(values) != num_blocks or name in common:
                 raise AssertionError(
-                    f"make_stage: {name}_per_block must have {num_blocks} values, got {values}, and exclude {name}"
+                    f"make_stage: {name}_per_block is {values}, expected {num_blocks} values and no argument {name}"
                 )
         blocks = []
         for i in range(num_blocks):
@@ -169,22 +184,23 @@ class ResNet(Backbone):
 
 
 def make_stage_from_config(cfg, stage: int) -> list[CNNBlockBase]:
-    """Stage ``res{stage}``, 2 to 5, as ``cfg.MODEL.RESNETS`` describes it.
+    """Build stage ``res{stage}``, for stage 2 to 5, as ``cfg.MODEL.RESNETS`` describes.
 
     Raises:
-        NotImplementedError: deformable convolutions are asked for.
-        AssertionError, KeyError: settings that do not go together, a depth that there is not.
+        NotImplementedError: the config asks for deformable convolutions, which are not included.
+        KeyError: there is no ResNet of this depth.
+        AssertionError: other settings are invalid.
     """
     options = cfg.MODEL.RESNETS
     depth, dilation, groups = options.DEPTH, options.RES5_DILATION, options.NUM_GROUPS
     if depth not in _NUM_BLOCKS:
-        raise KeyError(f"MODEL.RESNETS.DEPTH is {depth}, wanted one of {list(_NUM_BLOCKS)}")
+        raise KeyError(f"MODEL.RESNETS.DEPTH is {depth}, expected one of {list(_NUM_BLOCKS)}")
     if any(options.DEFORM_ON_PER_STAGE):
         raise not_included("MODEL.RESNETS.DEFORM_ON_PER_STAGE True")
     if dilation not in (1, 2):
-        raise AssertionError(f"MODEL.RESNETS.RES5_DILATION must be 1 or 2, got {dilation}")
+        raise AssertionError(f"MODEL.RESNETS.RES5_DILATION is {dilation}, expected 1 or 2")
     if depth < 50 and (options.RES2_OUT_CHANNELS, dilation, groups) != (64, 1, 1):
-        raise AssertionError("R18/R34 need MODEL.RESNETS RES2_OUT_CHANNELS = 64, RES5_DILATION = 1, NUM_GROUPS = 1")
+        raise AssertionError("ResNet-18/34 need MODEL.RESNETS.RES2_OUT_CHANNELS 64, RES5_DILATION 1, NUM_GROUPS 1")
     dilated = stage == 5 and dilation == 2
     num_blocks, widening = _NUM_BLOCKS[depth][stage - 2], 2 ** (stage - 2)
     out_channels = options.RES2_OUT_CHANNELS * widening
@@ -203,13 +219,13 @@ def make_stage_from_config(cfg, stage: int) -> list[CNNBlockBase]:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
-    """The ResNet that ``cfg.MODEL.RESNETS`` and ``BACKBONE.FREEZE_AT`` describe, no deeper than OUT_FEATURES needs."""
-    options, names = cfg.MODEL.RESNETS, ["stem", "", "res2", "res3", "res4", "res5"]
+    """Build the ResNet of ``cfg.MODEL.RESNETS`` up to the last stage in OUT_FEATURES."""
+    options, names = cfg.MODEL.RESNETS, ["stem", "res2", "res3", "res4", "res5"]
     unknown = set(options.OUT_FEATURES) - set(names)
     if unknown or not options.OUT_FEATURES:
-        raise AssertionError(f"MODEL.RESNETS.OUT_FEATURES is {options.OUT_FEATURES}, wanted some of {names}")
+        raise AssertionError(f"MODEL.RESNETS.OUT_FEATURES is {options.OUT_FEATURES}, expected some of {names}")
     stem = BasicStem(in_channels=input_shape.channels, out_channels=options.STEM_OUT_CHANNELS, norm=options.NORM)
-    last = max(names.index(name) for name in options.OUT_FEATURES)
-    # also those that are not kept: random weights of what is built after the backbone come out as in Detectron2
-    stages = [make_stage_from_config(cfg, stage) for stage in range(2, 6)][: max(last - 1, 0)]
+    num_stages = max(names.index(name) for name in options.OUT_FEATURES)
+    # Stages that are not kept are built too, so that later modules draw the same random weights as in Detectron2.
+    stages = [make_stage_from_config(cfg, stage) for stage in range(2, 6)][:num_stages]
     return ResNet(stem, stages, out_features=options.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)

@@ -1,4 +1,4 @@
-"""Models by their name in the config."""
+"""The registry of models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import nn
 
 from detectron2.utils.registry import Registry
 
-META_ARCH_REGISTRY = Registry("META_ARCH")  # (cfg) -> called like GeneralizedRCNN
+META_ARCH_REGISTRY = Registry("META_ARCH")  # called with (cfg)
 
 
 def build_model(cfg) -> nn.Module:
-    """The model ``cfg.MODEL.META_ARCHITECTURE`` on ``cfg.MODEL.DEVICE``, its weights random."""
+    """Build the model ``cfg.MODEL.META_ARCHITECTURE`` with random weights on ``cfg.MODEL.DEVICE``."""
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(torch.device(cfg.MODEL.DEVICE))

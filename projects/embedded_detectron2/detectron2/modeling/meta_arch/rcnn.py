@@ -95,7 +95,7 @@ class GeneralizedRCNN(nn.Module):
         return {**detector_losses, **losses}
 
     def _collect(self, batched_inputs: list[dict], key: str) -> list[Instances] | None:
-        """Move ``key`` of each input to the device of the model; None if the inputs do not have it."""
+        """Move ``key`` of each input to the device of the model. None if the inputs do not have it."""
         return [x[key].to(self.device) for x in batched_inputs] if key in batched_inputs[0] else None
 
     def _propose(self, images: ImageList, features: dict[str, torch.Tensor], batched_inputs, gt_instances=None):

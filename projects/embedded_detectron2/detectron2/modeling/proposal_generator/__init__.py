@@ -1,4 +1,4 @@
-"""Proposal generators: feature maps to boxes that may hold an object."""
+"""Proposal generators: find boxes that may contain an object in feature maps."""
 # ruff: noqa: F401 (re-exports)
 
 from .build import PROPOSAL_GENERATOR_REGISTRY, build_proposal_generator

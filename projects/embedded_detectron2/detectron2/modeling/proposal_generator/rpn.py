@@ -21,23 +21,25 @@ from ..sampling import subsample_labels
 from .build import PROPOSAL_GENERATOR_REGISTRY
 from .proposal_utils import find_top_rpn_proposals
 
-RPN_HEAD_REGISTRY = Registry("RPN_HEAD")  # (cfg, list[ShapeSpec]) -> called like StandardRPNHead
+RPN_HEAD_REGISTRY = Registry("RPN_HEAD")  # called with (cfg, list[ShapeSpec])
 
 
 def build_rpn_head(cfg, input_shape: list[ShapeSpec]) -> nn.Module:
-    """The head ``cfg.MODEL.RPN.HEAD_NAME`` for feature maps of these shapes."""
+    """Build the head ``cfg.MODEL.RPN.HEAD_NAME`` for feature maps of these shapes."""
     return RPN_HEAD_REGISTRY.get(cfg.MODEL.RPN.HEAD_NAME)(cfg, input_shape)
 
 
 @RPN_HEAD_REGISTRY.register()
 class StandardRPNHead(nn.Module):
-    """3x3 convolutions shared by two 1x1 ones, of objectness and of box deltas; the same on all levels.
+    """Predict objectness logits and box deltas.
+
+    3x3 convolutions are followed by one 1x1 convolution for the logits and one for the deltas. All levels share them.
 
     Args:
-        in_channels: of every level.
-        num_anchors: A, anchors a pixel.
-        box_dim: B, numbers a box.
-        conv_dims: channels of the 3x3 convolutions; -1 for as many as come in.
+        in_channels: channels of every level.
+        num_anchors: number of anchors per pixel, A.
+        box_dim: numbers per box, B.
+        conv_dims: channels of the 3x3 convolutions. -1 means the number of input channels.
     """
 
     @configurable
@@ -48,7 +50,7 @@ class StandardRPNHead(nn.Module):
             dim = channels if dim == -1 else dim
             convs.add_module(f"conv{i}", Conv2d(channels, dim, kernel_size=3, padding=1, activation=nn.ReLU()))
             channels = dim
-        self.conv = convs[0] if len(convs) == 1 else convs  # a single one is not nested in checkpoints' names
+        self.conv = convs[0] if len(convs) == 1 else convs  # a single one is named "conv" in checkpoints
         self.objectness_logits = nn.Conv2d(channels, num_anchors, kernel_size=1)
         self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, kernel_size=1)
         for layer in self.modules():
@@ -58,34 +60,37 @@ class StandardRPNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]) -> dict:
-        """Arguments for the config's anchors on these feature maps."""
+        """Read the arguments from the config. All feature maps must have the same channels."""
         anchors = build_anchor_generator(cfg, input_shape)
         channels, numbers = {shape.channels for shape in input_shape}, set(anchors.num_anchors)
         if len(channels) != 1 or len(numbers) != 1:
-            raise AssertionError(f"Each level must have the same channels and anchors, got {channels} and {numbers}")
+            raise AssertionError(f"all levels need the same channels and number of anchors, got {channels}, {numbers}")
         dims = {"box_dim": anchors.box_dim, "conv_dims": cfg.MODEL.RPN.CONV_DIMS}
         return {"in_channels": channels.pop(), "num_anchors": numbers.pop(), **dims}
 
     def forward(self, features: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Feature maps (N, C, Hi, Wi) to logits (N, A, Hi, Wi) and deltas (N, A * B, Hi, Wi)."""
+        """Compute logits (N, A, Hi, Wi) and deltas (N, A * B, Hi, Wi) from feature maps (N, C, Hi, Wi)."""
         hidden = [self.conv(feature) for feature in features]
         return [self.objectness_logits(h) for h in hidden], [self.anchor_deltas(h) for h in hidden]
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class RPN(nn.Module):
-    """Anchors, a head that scores and shifts them, its losses, and the choice of the best.
+    """Region proposal network: anchors, their objectness and box deltas, the best boxes, losses.
 
     Args:
         in_features: names of the feature maps to use.
-        head, anchor_generator: see ``StandardRPNHead`` and ``DefaultAnchorGenerator``.
+        head: see ``StandardRPNHead``.
+        anchor_generator: see ``DefaultAnchorGenerator``.
         anchor_matcher: labels anchors by their IoU with the ground truth.
-        box2box_transform: what the head's deltas mean.
-        batch_size_per_image, positive_fraction: anchors to sample for the losses, and at most which share positive.
-        pre_nms_topk, post_nms_topk: (training, testing) values, see ``find_top_rpn_proposals``.
-        nms_thresh, min_box_size: likewise.
-        anchor_boundary_thresh: anchors further outside the image than that many pixels are ignored; < 0: none are.
-        loss_weight: factor on both losses, or by name (``loss_rpn_cls``, ``loss_rpn_loc``).
+        box2box_transform: defines the deltas.
+        batch_size_per_image: number of anchors per image to sample for the losses.
+        positive_fraction: maximum fraction of positive anchors in the sample.
+        pre_nms_topk, post_nms_topk: values for training and for inference, see ``find_top_rpn_proposals``.
+        nms_thresh, min_box_size: see ``find_top_rpn_proposals``.
+        anchor_boundary_thresh: anchors that are more than this many pixels outside the image are ignored in training.
+            Negative: no anchors are ignored.
+        loss_weight: factor on both losses, or a dict of factors on ``loss_rpn_cls`` and ``loss_rpn_loc``.
         box_reg_loss_type, smooth_l1_beta: see ``Box2BoxTransform.loss``.
     """
 
@@ -105,7 +110,7 @@ class RPN(nn.Module):
         self.box2box_transform = box2box_transform
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
-        self.pre_nms_topk = dict(zip((True, False), pre_nms_topk))  # by self.training
+        self.pre_nms_topk = dict(zip((True, False), pre_nms_topk))  # key: self.training
         self.post_nms_topk = dict(zip((True, False), post_nms_topk))
         self.nms_thresh = nms_thresh
         self.min_box_size = float(min_box_size)
@@ -118,7 +123,7 @@ class RPN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Arguments out of ``cfg.MODEL.RPN`` and ``cfg.MODEL.PROPOSAL_GENERATOR``."""
+        """Read the arguments from ``cfg.MODEL.RPN`` and ``cfg.MODEL.PROPOSAL_GENERATOR``."""
         options = cfg.MODEL.RPN
         shapes = pick_shapes(input_shape, options.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
         loc_weight = options.BBOX_REG_LOSS_WEIGHT * options.LOSS_WEIGHT
@@ -141,7 +146,7 @@ class RPN(nn.Module):
         }
 
     def _subsample_labels(self, label: torch.Tensor) -> torch.Tensor:
-        """Set, in place, all labels to -1 but those of a random sample."""
+        """Set the labels of all anchors that are not sampled to -1, in place."""
         positive, negative = subsample_labels(label, self.batch_size_per_image, self.positive_fraction, 0)
         label.fill_(-1)
         label[positive] = 1
@@ -152,11 +157,15 @@ class RPN(nn.Module):
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Match the anchors of all levels, R in all, with the ``gt_boxes`` of each image.
+        """Match the R anchors of all levels with the ground truth, and sample them.
+
+        Args:
+            anchors: one ``Boxes`` per level.
+            gt_instances: one per image, with ``gt_boxes``.
 
         Returns:
-            For each image the anchors' labels, int8 (R,): 1 positive, 0 negative, -1 not sampled; and their ground
-            truth boxes (R, 4), which mean something where the label is 1.
+            Labels of the anchors per image, int8 (R,): 1 positive, 0 negative, -1 not sampled. Matched ground truth
+            boxes per image, (R, 4), valid where the label is 1.
         """
         all_anchors = Boxes.cat(anchors)
         gt_labels, matched_gt_boxes = [], []
@@ -174,46 +183,49 @@ class RPN(nn.Module):
         self, anchors: list[Boxes], pred_objectness_logits: list[torch.Tensor], gt_labels: list[torch.Tensor],
         pred_anchor_deltas: list[torch.Tensor], gt_boxes: list[torch.Tensor],
     ) -> dict[str, torch.Tensor]:  # fmt: skip
-        """``loss_rpn_cls`` and ``loss_rpn_loc``: sums over the sampled anchors by the number that was asked for.
+        """Compute ``loss_rpn_cls`` and ``loss_rpn_loc``.
+
+        Both are sums, divided by the number of images times the configured batch size per image.
 
         Args:
-            anchors: one ``Boxes`` a level, (Hi * Wi * A, 4).
-            pred_objectness_logits, pred_anchor_deltas: one tensor a level, (N, Hi * Wi * A) and (N, Hi * Wi * A, 4).
-            gt_labels, gt_boxes: of ``label_and_sample_anchors``.
+            anchors: one ``Boxes`` of Hi * Wi * A boxes per level.
+            pred_objectness_logits: one tensor (N, Hi * Wi * A) per level.
+            gt_labels, gt_boxes: see ``label_and_sample_anchors``.
+            pred_anchor_deltas: one tensor (N, Hi * Wi * A, 4) per level.
         """
         num_images, labels = len(gt_labels), torch.stack(gt_labels)
         storage = get_event_storage()
         storage.put_scalar("rpn/num_pos_anchors", (labels == 1).sum().item() / num_images)
         storage.put_scalar("rpn/num_neg_anchors", (labels == 0).sum().item() / num_images)
         options = (self.box_reg_loss_type, self.smooth_l1_beta)
-        loc = _dense_box_regression_loss(
+        loc_loss = _dense_box_regression_loss(
             anchors, self.box2box_transform, pred_anchor_deltas, gt_boxes, labels == 1, *options
         )
         sampled = labels >= 0
         logits = cat(pred_objectness_logits, dim=1)[sampled].float()
-        cls = F.binary_cross_entropy_with_logits(logits, labels[sampled].float(), reduction="sum")
+        cls_loss = F.binary_cross_entropy_with_logits(logits, labels[sampled].float(), reduction="sum")
         normalizer = self.batch_size_per_image * num_images
-        losses = {"loss_rpn_cls": cls / normalizer, "loss_rpn_loc": loc / normalizer}
+        losses = {"loss_rpn_cls": cls_loss / normalizer, "loss_rpn_loc": loc_loss / normalizer}
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def forward(
         self, images: ImageList, features: dict[str, torch.Tensor], gt_instances: list[Instances] | None = None
     ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
-        """Propose.
+        """Compute proposals and, in training, losses.
 
         Args:
-            images: N images; their sizes count.
+            images: N images. Only their sizes are used.
             features: feature maps (N, C, Hi, Wi) by name.
-            gt_instances: one an image with ``gt_boxes``; needed in training.
+            gt_instances: one per image, with ``gt_boxes``. Needed in training.
 
         Returns:
-            ``Instances`` with ``proposal_boxes`` and ``objectness_logits`` (no gradients), one an image; the losses,
-            {} when not training.
+            One ``Instances`` per image with ``proposal_boxes`` and ``objectness_logits``, both without gradients, and a
+            dict of losses, {} in inference.
         """
         selected = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(selected)
         logits, deltas = self.rpn_head(selected)
-        # (N, A, H, W) -> (N, H * W * A), (N, A * B, H, W) -> (N, H * W * A, B): the anchors' order
+        # In the order of the anchors: (N, A, H, W) -> (N, H * W * A), (N, A * B, H, W) -> (N, H * W * A, B).
         logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
         box_dim = self.anchor_generator.box_dim
         deltas = [x.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, -2) for x in deltas]
@@ -230,14 +242,17 @@ class RPN(nn.Module):
         self, anchors: list[Boxes], pred_objectness_logits: list[torch.Tensor], pred_anchor_deltas: list[torch.Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:  # fmt: skip
-        """Decode the deltas and choose the best boxes; arguments as in ``losses``, (height, width) of each image."""
+        """Apply the deltas to the anchors and select the best boxes.
+
+        See ``losses`` for the arguments and ``find_top_rpn_proposals`` for the result.
+        """
         topk = (self.pre_nms_topk[self.training], self.post_nms_topk[self.training])
         options = (self.nms_thresh, *topk, self.min_box_size, self.training)
         proposals = self._decode_proposals(anchors, pred_anchor_deltas)
         return find_top_rpn_proposals(proposals, pred_objectness_logits, image_sizes, *options)
 
     def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Boxes (N, Hi * Wi * A, 4), one tensor a level."""
+        """Apply the deltas to the anchors: boxes (N, Hi * Wi * A, 4) per level."""
         proposals = []
         for level_anchors, deltas in zip(anchors, pred_anchor_deltas):
             tiled = level_anchors.tensor.repeat(len(deltas), 1)

@@ -1,5 +1,5 @@
-"""What is predicted for each region."""
-# ruff: noqa: F401, I001 (re-exports, several a line)
+"""RoI heads: predictions per region."""
+# ruff: noqa: F401, I001 (re-exports, several per line)
 
 from .box_head import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead, build_box_head
 from .fast_rcnn import FastRCNNOutputLayers

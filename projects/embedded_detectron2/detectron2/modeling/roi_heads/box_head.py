@@ -1,4 +1,4 @@
-"""From pooled regions to the features that the box predictor takes."""
+"""The box head: computes one feature vector per RoI from the pooled features."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from detectron2.utils.registry import Registry
 
 __all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead", "build_box_head"]
 
-ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")  # (cfg, ShapeSpec) -> like FastRCNNConvFCHead
+ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")  # called with (cfg, ShapeSpec)
 
 
 def conv_relu(in_channels: int, out_channels: int, norm) -> Conv2d:
-    """A 3x3 convolution with norm and ReLU."""
+    """Return a 3x3 convolution with norm and ReLU."""
     options = {"bias": not norm, "norm": get_norm(norm, out_channels), "activation": nn.ReLU()}
     return Conv2d(in_channels, out_channels, kernel_size=3, padding=1, **options)
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class FastRCNNConvFCHead(nn.Sequential):
-    """3x3 convolutions, then fully connected layers, each with ReLU: regions (M, C, H, W) to (M, fc_dims[-1]), or
-    without fully connected layers to (M, conv_dims[-1], H, W).
+    """3x3 convolutions and fully connected layers, each followed by ReLU.
+
+    The input is (M, C, H, W), the output (M, fc_dims[-1]), or (M, conv_dims[-1], H, W) without fully connected layers.
 
     Args:
-        input_shape: channels, height and width of a region.
-        conv_dims, fc_dims: output channels of each layer; not both empty.
-        conv_norm: for the convolutions, see ``get_norm``.
+        input_shape: channels, height and width of the pooled features.
+        conv_dims: output channels of each convolution.
+        fc_dims: output channels of each fully connected layer.
+        conv_norm: norm of the convolutions, see ``get_norm``.
     """
 
     @configurable
@@ -56,17 +58,17 @@ class FastRCNNConvFCHead(nn.Sequential):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
-        """Arguments out of ``cfg.MODEL.ROI_BOX_HEAD``."""
+        """Read the arguments from ``cfg.MODEL.ROI_BOX_HEAD``."""
         options = cfg.MODEL.ROI_BOX_HEAD
         convs, fcs = [options.CONV_DIM] * options.NUM_CONV, [options.FC_DIM] * options.NUM_FC
         return {"input_shape": input_shape, "conv_dims": convs, "fc_dims": fcs, "conv_norm": options.NORM}
 
     @property
     def output_shape(self) -> ShapeSpec:
-        """Of one region."""
+        """Shape of the output per RoI."""
         return self._output_shape
 
 
 def build_box_head(cfg, input_shape: ShapeSpec) -> nn.Module:
-    """The head ``cfg.MODEL.ROI_BOX_HEAD.NAME`` for regions of this shape."""
+    """Build the head ``cfg.MODEL.ROI_BOX_HEAD.NAME`` for pooled features of this shape."""
     return ROI_BOX_HEAD_REGISTRY.get(cfg.MODEL.ROI_BOX_HEAD.NAME)(cfg, input_shape)

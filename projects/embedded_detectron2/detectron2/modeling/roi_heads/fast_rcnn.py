@@ -1,4 +1,4 @@
-"""Class scores and boxes of regions (Girshick, 2015): predictor, losses, inference."""
+"""Class and box of each RoI (Girshick, 2015): prediction, losses, inference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fast_rcnn_inference(
     boxes: list[torch.Tensor], scores: list[torch.Tensor], image_shapes: list[tuple[int, int]],
     score_thresh: float, nms_thresh: float, topk_per_image: int,
 ) -> tuple[list[Instances], list[torch.Tensor]]:  # fmt: skip
-    """``fast_rcnn_inference_single_image`` for each image of a batch; two lists instead of two values."""
+    """Call ``fast_rcnn_inference_single_image`` for each image of a batch, and return two lists."""
     thresholds = (score_thresh, nms_thresh, topk_per_image)
     results = [fast_rcnn_inference_single_image(*image, *thresholds) for image in zip(boxes, scores, image_shapes)]
     return [instances for instances, _ in results], [kept for _, kept in results]
@@ -31,18 +31,19 @@ def fast_rcnn_inference_single_image(
     boxes: torch.Tensor, scores: torch.Tensor, image_shape: tuple[int, int], score_thresh: float, nms_thresh: float,
     topk_per_image: int,
 ) -> tuple[Instances, torch.Tensor]:  # fmt: skip
-    """Detections out of scored boxes.
+    """Select the detections of one image by score threshold and NMS per class.
 
     Args:
-        boxes: (R, K * 4), or (R, 4) if class-agnostic; XYXY pixels. Rows with infinite or NaN values are dropped.
-        scores: (R, K + 1), the background last.
-        image_shape: (height, width), to which boxes are clipped.
-        score_thresh: scores must be above it; one region may give detections of several classes.
-        nms_thresh: boxes that overlap a better one of their class by a larger IoU are dropped.
-        topk_per_image: detections kept; < 0: all.
+        boxes: (R, K * 4), or (R, 4) if class-agnostic, XYXY in pixels. Rows with infinite or NaN values are removed.
+        scores: class probabilities (R, K + 1), the background last. Rows with infinite or NaN values are removed.
+        image_shape: (height, width). Boxes are clipped to it.
+        score_thresh: detections have a score above this. An RoI may have detections of several classes.
+        nms_thresh: NMS threshold.
+        topk_per_image: maximum number of detections. Negative means no maximum.
 
     Returns:
-        ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes``, best first; the row of ``boxes`` of each.
+        ``Instances`` with ``pred_boxes``, ``scores`` and ``pred_classes``, sorted by decreasing score, and for each
+        detection its row in ``boxes``.
     """
     rows = (boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)).nonzero().flatten()
     scores, clipped = scores[rows, :-1], Boxes(boxes[rows].reshape(-1, 4))
@@ -58,37 +59,43 @@ def fast_rcnn_inference_single_image(
 
 
 def _log_classification_stats(pred_logits: torch.Tensor, gt_classes: torch.Tensor, prefix: str = "fast_rcnn") -> None:
-    """Put accuracies into the event storage; ``pred_logits`` (R, K + 1), background last, ``gt_classes`` (R,)."""
+    """Store classification accuracies in the event storage.
+
+    Args:
+        pred_logits: (R, K + 1), the background last.
+        gt_classes: (R,).
+        prefix: first part of the names in the event storage.
+    """
     if gt_classes.numel() == 0:
         return
     predicted, background = pred_logits.argmax(dim=1), pred_logits.shape[1] - 1
     foreground = (gt_classes >= 0) & (gt_classes < background)
-    right, missed = predicted == gt_classes, predicted == background
+    correct, missed = predicted == gt_classes, predicted == background
     storage = get_event_storage()
-    storage.put_scalar(f"{prefix}/cls_accuracy", right.float().mean().item())
+    storage.put_scalar(f"{prefix}/cls_accuracy", correct.float().mean().item())
     if foreground.any():
-        storage.put_scalar(f"{prefix}/fg_cls_accuracy", right[foreground].float().mean().item())
+        storage.put_scalar(f"{prefix}/fg_cls_accuracy", correct[foreground].float().mean().item())
         storage.put_scalar(f"{prefix}/false_negative", missed[foreground].float().mean().item())
 
 
 def _of_class(values: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """(R, K * 4) to the four of ``classes`` (R,); (R, 4) stays."""
+    """Select the numbers of ``classes`` (R,) from (R, K * 4). (R, 4) is returned unchanged."""
     if values.shape[1] == 4:
         return values
     return values.unflatten(1, (values.shape[1] // 4, 4))[torch.arange(len(classes), device=classes.device), classes]
 
 
 class FastRCNNOutputLayers(nn.Module):
-    """A linear layer for the scores of K classes and background, another for box deltas.
+    """Two linear layers: logits of K classes and background, and box deltas.
 
     Args:
-        input_shape: of a region's features; flattened.
-        box2box_transform: what the deltas mean.
-        num_classes: K.
+        input_shape: shape of the features per RoI. They are flattened.
+        box2box_transform: defines the deltas.
+        num_classes: number of classes without background, K.
         test_score_thresh, test_nms_thresh, test_topk_per_image: see ``fast_rcnn_inference_single_image``.
-        cls_agnostic_bbox_reg: one box a region instead of one a class.
+        cls_agnostic_bbox_reg: whether there is one box per RoI instead of one per RoI and class.
         box_reg_loss_type, smooth_l1_beta: see ``Box2BoxTransform.loss``.
-        loss_weight: factor on both losses, or by name (``loss_cls``, ``loss_box_reg``).
+        loss_weight: factor on both losses, or a dict of factors on ``loss_cls`` and ``loss_box_reg``.
     """
 
     @configurable
@@ -118,7 +125,11 @@ class FastRCNNOutputLayers(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
-        """Arguments out of the config; NotImplementedError if it asks for the federated or the sigmoid loss."""
+        """Read the arguments from the config.
+
+        Raises:
+            NotImplementedError: the config asks for the federated or the sigmoid loss, which are not included.
+        """
         options, heads = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS
         if options.USE_FED_LOSS or options.USE_SIGMOID_CE:
             raise not_included("MODEL.ROI_BOX_HEAD.USE_FED_LOSS or USE_SIGMOID_CE True")
@@ -136,26 +147,32 @@ class FastRCNNOutputLayers(nn.Module):
         }
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Region features (R, ...) to logits (R, K + 1), the background last, and deltas (R, K * 4) or (R, 4)."""
+        """Compute logits and deltas from features (R, ...).
+
+        Returns:
+            Logits (R, K + 1), the background last, and deltas (R, K * 4), or (R, 4) if class-agnostic.
+        """
         x = x.flatten(start_dim=1)
         return self.cls_score(x), self.bbox_pred(x)
 
     def losses(self, predictions, proposals: list[Instances]) -> dict[str, torch.Tensor]:
-        """``loss_cls``, the mean cross entropy, and ``loss_box_reg``, see ``box_reg_loss``.
+        """Compute ``loss_cls``, the mean cross entropy, and ``loss_box_reg``, see ``box_reg_loss``.
 
         Args:
-            predictions: of ``forward``.
-            proposals: one an image, R in all, with ``proposal_boxes``, ``gt_classes`` (K: background) and, where the
-                image has ground truth, ``gt_boxes``.
+            predictions: logits and deltas, as ``forward`` returns them.
+            proposals: one per image, R proposals in total, with ``proposal_boxes``, ``gt_classes`` (K is background)
+                and, if the image has ground truth, ``gt_boxes``. Without images both losses are 0.
         """
-        scores, deltas = predictions
+        logits, deltas = predictions
+        if not proposals:
+            return {"loss_cls": logits.sum() * 0.0, "loss_box_reg": deltas.sum() * 0.0}
         gt_classes = cat([p.gt_classes for p in proposals])
-        _log_classification_stats(scores, gt_classes)
+        _log_classification_stats(logits, gt_classes)
         boxes = cat([p.proposal_boxes.tensor for p in proposals])
-        # without ground truth all regions are background: any boxes will do
+        # Without ground truth all RoIs are background, and gt_boxes are not used.
         gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
         losses = {
-            "loss_cls": cross_entropy(scores, gt_classes, reduction="mean"),
+            "loss_cls": cross_entropy(logits, gt_classes, reduction="mean"),
             "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, gt_classes),
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
@@ -163,9 +180,12 @@ class FastRCNNOutputLayers(nn.Module):
     def box_reg_loss(
         self, proposal_boxes: torch.Tensor, gt_boxes: torch.Tensor, pred_deltas: torch.Tensor, gt_classes: torch.Tensor
     ) -> torch.Tensor:
-        """Box loss of the foreground regions, by the number of all regions: each weighs the same in every batch.
+        """Compute the summed box loss of the foreground RoIs, divided by the number of all RoIs.
 
-        ``proposal_boxes`` and ``gt_boxes`` are (R, 4), ``pred_deltas`` (R, K * 4) or (R, 4), ``gt_classes`` int64 (R,).
+        Args:
+            proposal_boxes, gt_boxes: (R, 4).
+            pred_deltas: (R, K * 4) or (R, 4).
+            gt_classes: int64 (R,).
         """
         foreground = ((gt_classes >= 0) & (gt_classes < self.num_classes)).nonzero().flatten()
         deltas = _of_class(pred_deltas[foreground], gt_classes[foreground])
@@ -174,18 +194,18 @@ class FastRCNNOutputLayers(nn.Module):
         return self.box2box_transform.loss(*options, *boxes, deltas) / max(gt_classes.numel(), 1.0)
 
     def inference(self, predictions, proposals: list[Instances]) -> tuple[list[Instances], list[torch.Tensor]]:
-        """Detections, see ``fast_rcnn_inference``; ``proposals`` one an image with ``proposal_boxes``."""
+        """Return detections of proposals with ``proposal_boxes``, see ``fast_rcnn_inference``."""
         boxes, scores = self.predict_boxes(predictions, proposals), self.predict_probs(predictions, proposals)
         thresholds = (self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image)
         return fast_rcnn_inference(boxes, scores, [p.image_size for p in proposals], *thresholds)
 
     def predict_boxes(self, predictions, proposals: list[Instances]) -> list[torch.Tensor]:
-        """Boxes (Ri, K * 4) or (Ri, 4) of each image, not clipped."""
+        """Return boxes (Ri, K * 4) or (Ri, 4) of each image, not clipped."""
         if not proposals:
             return []
         boxes = self.box2box_transform.apply_deltas(predictions[1], cat([p.proposal_boxes.tensor for p in proposals]))
         return list(boxes.split([len(p) for p in proposals]))
 
     def predict_probs(self, predictions, proposals: list[Instances]) -> list[torch.Tensor]:
-        """Probabilities (Ri, K + 1) of each image, the background last."""
+        """Return class probabilities (Ri, K + 1) of each image, the background last."""
         return list(F.softmax(predictions[0], dim=-1).split([len(p) for p in proposals]))

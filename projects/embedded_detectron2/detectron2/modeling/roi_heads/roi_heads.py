@@ -1,4 +1,4 @@
-"""Everything per region: sampling of proposals for training, pooling, box and mask heads."""
+"""RoI heads: sampling of proposals in training, pooling, box and mask heads."""
 
 from __future__ import annotations
 
@@ -21,30 +21,37 @@ from .box_head import build_box_head
 from .fast_rcnn import FastRCNNOutputLayers
 from .mask_head import build_mask_head
 
-ROI_HEADS_REGISTRY = Registry("ROI_HEADS")  # (cfg, dict[str, ShapeSpec]) -> called like ROIHeads
+ROI_HEADS_REGISTRY = Registry("ROI_HEADS")  # called with (cfg, dict[str, ShapeSpec])
 
 
 def build_roi_heads(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """The heads ``cfg.MODEL.ROI_HEADS.NAME`` on feature maps of these shapes."""
+    """Build the RoI heads ``cfg.MODEL.ROI_HEADS.NAME`` for feature maps of these shapes."""
     return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
 
 
 def select_foreground_proposals(
     proposals: list[Instances], bg_label: int
 ) -> tuple[list[Instances], list[torch.Tensor]]:
-    """Those whose ``gt_classes`` is neither ``bg_label`` nor -1, of each image, and the bool masks that pick them."""
+    """Select the proposals of each image whose ``gt_classes`` is neither ``bg_label`` nor -1 (ignore).
+
+    Returns:
+        The foreground proposals per image, and the bool masks that select them.
+    """
     masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
     return [p[mask] for p, mask in zip(proposals, masks)], masks
 
 
 class ROIHeads(nn.Module):
-    """Base: matches proposals with ground truth and samples them; a subclass defines ``forward``.
+    """Base class of RoI heads: matches proposals with ground truth and samples them.
+
+    A subclass defines ``forward``.
 
     Args:
-        num_classes: K, without background; background is class K.
-        batch_size_per_image, positive_fraction: proposals to sample for training, and at most which share foreground.
+        num_classes: number of classes without background, K. The background has index K.
+        batch_size_per_image: number of proposals per image to sample in training.
+        positive_fraction: maximum fraction of foreground proposals in the sample.
         proposal_matcher: labels proposals by their IoU with the ground truth.
-        proposal_append_gt: whether the ground truth's boxes join the proposals.
+        proposal_append_gt: whether the ground truth boxes are added to the proposals in training.
     """
 
     @configurable
@@ -61,7 +68,11 @@ class ROIHeads(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        """Arguments out of ``cfg.MODEL.ROI_HEADS``; NotImplementedError if the config asks for keypoints."""
+        """Read the arguments from ``cfg.MODEL.ROI_HEADS``.
+
+        Raises:
+            NotImplementedError: the config asks for keypoints, which are not included.
+        """
         if cfg.MODEL.KEYPOINT_ON:
             raise not_included("MODEL.KEYPOINT_ON True")
         options = cfg.MODEL.ROI_HEADS
@@ -76,7 +87,11 @@ class ROIHeads(nn.Module):
     def _sample_proposals(
         self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sample, given ``proposal_matcher``'s matches and labels (N,) and the ground truth's classes (M,).
+        """Sample the proposals of one image.
+
+        Args:
+            matched_idxs, matched_labels: (N,), as ``proposal_matcher`` returns them for N proposals.
+            gt_classes: classes of the M ground truths, (M,).
 
         Returns:
             Indices of the sampled proposals, foreground first, and their classes in [0, K].
@@ -93,15 +108,15 @@ class ROIHeads(nn.Module):
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """Sampled proposals with what they are trained on.
+        """Match proposals with ground truth, sample them, and add their targets.
 
         Args:
-            proposals: one an image, with ``proposal_boxes`` and ``objectness_logits``.
-            targets: one an image, with ``gt_boxes``, ``gt_classes`` and maybe other ``gt_...`` fields.
+            proposals: one per image, with ``proposal_boxes`` and ``objectness_logits``.
+            targets: one per image, with ``gt_boxes``, ``gt_classes`` and optionally other ``gt_...`` fields.
 
         Returns:
-            One an image, with the proposals' fields, ``gt_classes`` and, if the image has ground truth, all ``gt_...``
-            fields of the best match; those mean something only where the class is not background.
+            The sampled proposals per image, with ``gt_classes`` and, if the image has ground truth, all ``gt_...``
+            fields of the matched ground truth. The latter are only valid for foreground proposals.
         """
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
@@ -110,14 +125,14 @@ class ROIHeads(nn.Module):
             iou = pairwise_iou(image_targets.gt_boxes, image_proposals.proposal_boxes)
             matches, labels = self.proposal_matcher(iou)
             sampled, gt_classes = self._sample_proposals(matches, labels, image_targets.gt_classes)
-            chosen = image_proposals[sampled]
-            chosen.gt_classes = gt_classes
+            sampled_instances = image_proposals[sampled]
+            sampled_instances.gt_classes = gt_classes
             for name, value in image_targets.get_fields().items() if len(image_targets) else ():
-                if name.startswith("gt_") and not chosen.has(name):
-                    chosen.set(name, value[matches[sampled]])
-            background = (gt_classes == self.num_classes).sum().item()
-            num_fg, num_bg = num_fg + len(gt_classes) - background, num_bg + background
-            sampled_proposals.append(chosen)
+                if name.startswith("gt_") and not sampled_instances.has(name):
+                    sampled_instances.set(name, value[matches[sampled]])
+            num_image_bg = (gt_classes == self.num_classes).sum().item()
+            num_fg, num_bg = num_fg + len(gt_classes) - num_image_bg, num_bg + num_image_bg
+            sampled_proposals.append(sampled_instances)
         storage = get_event_storage()
         storage.put_scalar("roi_head/num_fg_samples", num_fg / len(proposals))
         storage.put_scalar("roi_head/num_bg_samples", num_bg / len(proposals))
@@ -127,38 +142,43 @@ class ROIHeads(nn.Module):
         self, images: ImageList, features: dict[str, torch.Tensor], proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, torch.Tensor]]:  # fmt: skip
-        """Predict.
+        """Compute losses in training, detections otherwise.
 
         Args:
             images: N images.
             features: feature maps (N, C, Hi, Wi) by name.
-            proposals: one an image, with ``proposal_boxes`` and ``objectness_logits``.
-            targets: in training, one an image, with ``gt_boxes``, ``gt_classes`` and what the heads need.
+            proposals: one per image, with ``proposal_boxes`` and ``objectness_logits``.
+            targets: the ground truth per image in training, with ``gt_boxes``, ``gt_classes`` and the other fields that
+                the heads need.
 
         Returns:
-            Detections, one an image, and {}; in training anything, and the losses by name.
+            In training any list of ``Instances`` and a dict of losses, otherwise the detections per image and {}.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward()")
 
     def _training_proposals(self, proposals: list[Instances], targets: list[Instances] | None) -> list[Instances]:
-        """In training a sample of the proposals with what they are trained on, otherwise all."""
+        """Sample the proposals and add their targets in training. Otherwise return them unchanged."""
         if not self.training:
             return proposals
         if targets is None:
-            raise AssertionError("ROI heads require targets in training!")
+            raise AssertionError("RoI heads need targets in training")
         return self.label_and_sample_proposals(proposals, targets)
 
 
 def _pooler_and_shapes(cfg, options, input_shape: dict[str, ShapeSpec]) -> tuple[ROIPooler | None, ShapeSpec | dict]:
-    """The pooler that a head's config node describes and a pooled region's shape; without POOLER_TYPE no pooler, and
-    the shapes of the feature maps."""
+    """Build the pooler of a head from the config node ``options``.
+
+    Returns:
+        The pooler and the shape of the pooled features. If POOLER_TYPE is empty, None and a dict with the shapes of the
+        feature maps.
+    """
     names, size = cfg.MODEL.ROI_HEADS.IN_FEATURES, options.POOLER_RESOLUTION
     shapes = pick_shapes(input_shape, names, "MODEL.ROI_HEADS.IN_FEATURES")
     if not options.POOLER_TYPE:
         return None, dict(zip(names, shapes))
     channels = {shape.channels for shape in shapes}
     if len(channels) != 1:
-        raise AssertionError(f"MODEL.ROI_HEADS.IN_FEATURES must have equal numbers of channels, got {channels}")
+        raise AssertionError(f"MODEL.ROI_HEADS.IN_FEATURES: the feature maps have different channels: {channels}")
     scales = [1.0 / shape.stride for shape in shapes]
     pooler = ROIPooler(size, scales, options.POOLER_SAMPLING_RATIO, options.POOLER_TYPE)
     return pooler, ShapeSpec(channels=channels.pop(), height=size, width=size)
@@ -166,7 +186,10 @@ def _pooler_and_shapes(cfg, options, input_shape: dict[str, ShapeSpec]) -> tuple
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeads(nn.Module):
-    """A name only, since it is the default of ``MODEL.ROI_HEADS.NAME``. Building it raises NotImplementedError."""
+    """A placeholder for RoI heads that are not included.
+
+    It is registered, because it is the default of ``MODEL.ROI_HEADS.NAME``. Building it raises NotImplementedError.
+    """
 
     def __init__(self, *args, **kwargs) -> None:
         raise not_included("MODEL.ROI_HEADS.NAME Res5ROIHeads (the default)")
@@ -174,14 +197,16 @@ class Res5ROIHeads(nn.Module):
 
 @ROI_HEADS_REGISTRY.register()
 class StandardROIHeads(ROIHeads):
-    """Box and mask heads that each pool for themselves.
+    """A box head and optionally a mask head, each with its own pooler.
 
     Args:
-        box_in_features: names of the feature maps that the box head pools from.
+        box_in_features: names of the feature maps for the box head.
         box_pooler, box_head, box_predictor: see ``ROIPooler``, ``FastRCNNConvFCHead``, ``FastRCNNOutputLayers``.
-        mask_in_features, mask_pooler, mask_head: the same for masks. Without a pooler the head gets the dict of feature
-            maps; without features there are no masks.
-        train_on_pred_boxes: whether the mask head is trained on the predicted boxes instead of the proposals.
+        mask_in_features: names of the feature maps for the mask head. None for no mask head.
+        mask_pooler: see ``ROIPooler``. None if the mask head takes the dict of feature maps.
+        mask_head: see ``BaseMaskRCNNHead``.
+        train_on_pred_boxes: must be False, because training masks on predicted boxes is not included.
+        kwargs: arguments of ``ROIHeads``.
     """
 
     @configurable
@@ -205,14 +230,14 @@ class StandardROIHeads(ROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Arguments out of ``cfg.MODEL``, those of each head by ``_init_..._head``."""
+        """Read the arguments from the config and build the heads."""
         parts = {**cls._init_box_head(cfg, input_shape), **cls._init_mask_head(cfg, input_shape)}
         train_on_pred_boxes = cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES
         return {**super().from_config(cfg), **parts, "train_on_pred_boxes": train_on_pred_boxes}
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        """``box_in_features``, ``box_pooler``, ``box_head`` and ``box_predictor``."""
+        """Return ``box_in_features``, ``box_pooler``, ``box_head`` and ``box_predictor``."""
         pooler, region = _pooler_and_shapes(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
         head = build_box_head(cfg, region)
         predictor = FastRCNNOutputLayers(cfg, head.output_shape)
@@ -221,7 +246,7 @@ class StandardROIHeads(ROIHeads):
 
     @classmethod
     def _init_mask_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        """``mask_in_features``, ``mask_pooler`` (None if its type is empty) and ``mask_head``; {} without masks."""
+        """Return ``mask_in_features``, ``mask_pooler`` and ``mask_head``, or {} without masks."""
         if not cfg.MODEL.MASK_ON:
             return {}
         pooler, region = _pooler_and_shapes(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)
@@ -232,7 +257,7 @@ class StandardROIHeads(ROIHeads):
         self, images: ImageList, features: dict[str, torch.Tensor], proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, torch.Tensor]]:  # fmt: skip
-        """See ``ROIHeads.forward``; in training the sampled proposals are returned."""
+        """See ``ROIHeads.forward``. In training the sampled proposals are returned."""
         proposals = self._training_proposals(proposals, targets)
         if not self.training:
             return self.forward_with_given_boxes(features, self._forward_box(features, proposals)), {}
@@ -243,13 +268,13 @@ class StandardROIHeads(ROIHeads):
     def forward_with_given_boxes(
         self, features: dict[str, torch.Tensor], instances: list[Instances]
     ) -> list[Instances]:
-        """Add masks to instances that have ``pred_boxes`` and ``pred_classes``; not in training."""
+        """Add masks to instances with ``pred_boxes`` and ``pred_classes``. For inference only."""
         if self.training:
-            raise AssertionError("forward_with_given_boxes is for inference")
+            raise AssertionError("forward_with_given_boxes() needs a model in eval mode: call model.eval() first")
         return self._forward_mask(features, instances)
 
     def _forward_box(self, features: dict[str, torch.Tensor], proposals: list[Instances]):
-        """Losses by name in training, detections otherwise."""
+        """Return a dict of losses in training, detections otherwise."""
         boxes = [p.proposal_boxes for p in proposals]
         pooled = self.box_pooler([features[f] for f in self.box_in_features], boxes)
         predictions = self.box_predictor(self.box_head(pooled))
@@ -258,7 +283,7 @@ class StandardROIHeads(ROIHeads):
         return self.box_predictor.losses(predictions, proposals)
 
     def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]):
-        """Losses by name in training, of the foreground among ``instances``; otherwise ``instances`` with masks."""
+        """Return the losses of the foreground instances in training, else the instances with masks."""
         if not self.mask_on:
             return {} if self.training else instances
         if self.training:
