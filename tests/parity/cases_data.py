@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 import torch
 
-from .common import case, crc, made, rcnn_cfg
+from .common import case, crc, random_values, rcnn_cfg
 from .images import CROWDED, EMPTY, FEW, SMALL, TALL, UPRIGHT, coco_folder, coco_json
 
 
@@ -161,7 +161,7 @@ def case_augmentations() -> dict:
     image = utils.read_image(record["file_name"], format="BGR")
     boxes = np.array([a["bbox"] for a in record["annotations"]])
     boxes[:, 2:] += boxes[:, :2]
-    points = made("augment/points", 20, 2, low=0, high=350).numpy().astype(np.float64)
+    points = random_values("augment/points", 20, 2, low=0, high=350).numpy().astype(np.float64)
     label = np.arange(image.shape[0] * image.shape[1], dtype=np.int64).reshape(image.shape[:2]) // 5000
     augmentations = {
         "shortest": T.ResizeShortestEdge([90, 110], 140, "choice"),
@@ -293,7 +293,7 @@ def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
             n = len(truth)
             instances = Instances(size)
             shift = (
-                made(f"ap/{record['image_id']}", n, 2, low=-6, high=6).double().numpy()
+                random_values(f"ap/{record['image_id']}", n, 2, low=-6, high=6).double().numpy()
                 if kind == "jittered"
                 else np.zeros((n, 2))
             )
@@ -303,7 +303,7 @@ def _evaluate(kind: str, name: str, tasks: tuple | None = None) -> dict:
                 [np.array(p) + np.tile(s, len(p) // 2) for p in a["segmentation"]] for a, s in zip(truth, shift)
             ]
             instances.pred_boxes = Boxes(torch.tensor(boxes + np.tile(shift, 2), dtype=torch.float32))
-            instances.scores = made(f"ap/scores/{record['image_id']}", n, low=0.1, high=1)
+            instances.scores = random_values(f"ap/scores/{record['image_id']}", n, low=0.1, high=1)
             instances.pred_classes = torch.tensor([ids.index(a["category_id"]) for a in truth])
             if kind == "jittered":
                 instances.pred_classes[::5] = (instances.pred_classes[::5] + 1) % len(ids)

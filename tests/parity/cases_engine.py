@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .common import case, crc, fill, made, rcnn_cfg
+from .common import case, crc, fill, random_values, rcnn_cfg
 
 
 @case
@@ -87,7 +87,7 @@ def case_param_groups() -> dict:
             [g["lr"], g["weight_decay"], sorted(names[id(p)] for p in g["params"])] for g in optimizer.param_groups
         ]
         for n, p in model.named_parameters():
-            p.grad = made(f"gradient/{n}", *p.shape)
+            p.grad = random_values(f"gradient/{n}", *p.shape)
         optimizer.step()
         after = {n: float(p.detach().double().square().sum()) for n, p in model.named_parameters()}
         out[name] = {
@@ -158,7 +158,7 @@ def _caffe2_weights() -> dict[str, np.ndarray]:
         width, out = width * 2, out * 2
     blobs.update(fc1000_w=(1000, 512), fc1000_b=(1000,), lr=(1,))
     blobs["conv1_w_momentum"] = (16, 3, 7, 7)
-    return {name: made(f"caffe2/{name}", *size).numpy() for name, size in blobs.items()}
+    return {name: random_values(f"caffe2/{name}", *size).numpy() for name, size in blobs.items()}
 
 
 @case
@@ -270,7 +270,8 @@ def case_trainer_checkpoint() -> dict:
         records = []
         for i in range(2):
             path = f"{folder}/{i}.png"
-            Image.fromarray((made(f"trainer/{i}", 64, 72, 3, low=0, high=255).numpy()).astype(np.uint8)).save(path)
+            pixels = random_values(f"trainer/{i}", 64, 72, 3, low=0, high=255).numpy().astype(np.uint8)
+            Image.fromarray(pixels).save(path)
             box = {"bbox": [5.0, 6.0, 40.0, 50.0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": i, "iscrowd": 0}
             records.append({"file_name": path, "image_id": i, "height": 64, "width": 72, "annotations": [box]})
         cfg.OUTPUT_DIR = f"{folder}/out"

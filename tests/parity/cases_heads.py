@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from .common import case, fill, made, made_boxes, rcnn_cfg, sample_everything
+from .common import case, fill, random_boxes, random_values, rcnn_cfg, sample_everything
 
 SIZES = [(96, 128), (90, 120)]
 
 
 def _features(channels: int = 16) -> dict[str, torch.Tensor]:
-    return {f"p{i}": made(f"features/p{i}", 2, channels, 96 >> i, 128 >> i) for i in range(2, 6)} | {
-        "p6": made("features/p6", 2, channels, 2, 2)
+    return {f"p{i}": random_values(f"features/p{i}", 2, channels, 96 >> i, 128 >> i) for i in range(2, 6)} | {
+        "p6": random_values("features/p6", 2, channels, 2, 2)
     }
 
 
@@ -28,10 +28,10 @@ def _truth(n: int = 5) -> list:
     corners = torch.tensor([[0.3, 0], [0.7, 0], [1, 0.3], [1, 0.7], [0.7, 1], [0.3, 1], [0, 0.7], [0, 0.3]])
     out = []
     for i, size in enumerate(SIZES):
-        boxes = made_boxes(f"truth/{i}", n, *size, smallest=16)
+        boxes = random_boxes(f"truth/{i}", n, *size, smallest=16)
         one = Instances(size)
         one.gt_boxes = Boxes(boxes)
-        one.gt_classes = made(f"truth/classes/{i}", n, low=0, high=10).long()
+        one.gt_classes = random_values(f"truth/classes/{i}", n, low=0, high=10).long()
         octagons = boxes[:, None, :2] + corners * (boxes[:, None, 2:] - boxes[:, None, :2])
         one.gt_masks = PolygonMasks([[o.reshape(-1).double().numpy()] for o in octagons])
         out.append(one)
@@ -130,10 +130,10 @@ def _proposals() -> list:
 
     out = []
     for i, (size, truth) in enumerate(zip(SIZES, _truth())):
-        near = truth.gt_boxes.tensor.repeat(3, 1) + made(f"near/{i}", 15, 4, low=-4, high=4)
-        boxes = Boxes(torch.cat([near, made_boxes(f"far/{i}", 20, *size)]))
+        near = truth.gt_boxes.tensor.repeat(3, 1) + random_values(f"near/{i}", 15, 4, low=-4, high=4)
+        boxes = Boxes(torch.cat([near, random_boxes(f"far/{i}", 20, *size)]))
         boxes.clip(size)
-        out.append(Instances(size, proposal_boxes=boxes, objectness_logits=made(f"objectness/{i}", 35)))
+        out.append(Instances(size, proposal_boxes=boxes, objectness_logits=random_values(f"objectness/{i}", 35)))
     return out
 
 
@@ -216,7 +216,7 @@ def case_box_predictor() -> dict:
     )
     fill(layers).eval()
     proposals = _proposals()
-    x = made("predictor", 70, 4, 2, 2, low=-3, high=3)
+    x = random_values("predictor", 70, 4, 2, 2, low=-3, high=3)
     with torch.no_grad():
         scores, deltas = predictions = layers(x)
         boxes, probabilities = (
@@ -257,7 +257,7 @@ def case_mask_head() -> dict:
     for one in truth:
         bits = BitMasks.from_polygon_masks(one.gt_masks.polygons, *one.image_size)
         as_bits.append(Instances(one.image_size, **{**one.get_fields(), "gt_masks": bits}))
-    x = made("mask_head", 10, 16, 14, 14)
+    x = random_values("mask_head", 10, 16, 14, 14)
     detections = [Instances(t.image_size, pred_classes=t.gt_classes, pred_boxes=t.gt_boxes) for t in truth]
     with torch.no_grad(), EventStorage(0) as storage:
         logits = head.layers(x)
@@ -289,10 +289,10 @@ def case_postprocess() -> dict:
 
     detections = Instances((96, 128))
     outside = torch.tensor([[200.0, 10.0, 250.0, 20.0]])
-    detections.pred_boxes = Boxes(torch.cat([made_boxes("post", 5, 96, 128), outside]))
-    detections.scores = made("post/scores", 6, low=0, high=1)
+    detections.pred_boxes = Boxes(torch.cat([random_boxes("post", 5, 96, 128), outside]))
+    detections.scores = random_values("post/scores", 6, low=0, high=1)
     detections.pred_classes = torch.arange(6)
-    detections.pred_masks = made("post/masks", 6, 1, 28, 28, low=0, high=1)
+    detections.pred_masks = random_values("post/masks", 6, 1, 28, 28, low=0, high=1)
     out = {}
     for size in ((96, 128), (48, 64), (150, 170)):
         result = detector_postprocess(detections, *size)

@@ -1,4 +1,4 @@
-"""Cases on whole models: detections and losses on fixed weights and drawn images."""
+"""Whole models: features, detections, losses and gradient norms with fixed weights on drawn images."""
 
 from __future__ import annotations
 

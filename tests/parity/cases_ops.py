@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .common import case, crc, made, made_boxes, rcnn_cfg, sample_everything
+from .common import case, crc, random_boxes, random_values, rcnn_cfg, sample_everything
 
 SQUARE, OUTSIDE = [10.0, 10.0, 50.0, 50.0], [-20.0, -30.0, 25.0, 18.5]
 
@@ -26,8 +26,8 @@ def _polygons() -> list[list[np.ndarray]]:
 def case_boxes() -> dict:
     from detectron2.structures import Boxes, BoxMode, pairwise_iou
 
-    a = Boxes(torch.cat([made_boxes("boxes/a", 7, 60, 80), torch.tensor([SQUARE, OUTSIDE, [5.0, 5.0, 5.0, 9.0]])]))
-    b = Boxes(torch.cat([made_boxes("boxes/b", 4, 60, 80), torch.tensor([SQUARE])]))
+    a = Boxes(torch.cat([random_boxes("boxes/a", 7, 60, 80), torch.tensor([SQUARE, OUTSIDE, [5.0, 5.0, 5.0, 9.0]])]))
+    b = Boxes(torch.cat([random_boxes("boxes/b", 4, 60, 80), torch.tensor([SQUARE])]))
     clipped = a.clone()
     clipped.clip((30, 40))
     scaled = a.clone()
@@ -58,7 +58,7 @@ def case_boxes() -> dict:
 def case_instances() -> dict:
     from detectron2.structures import Boxes, ImageList, Instances
 
-    a = Instances((30, 40), scores=torch.arange(3.0), gt_boxes=Boxes(made_boxes("inst", 3, 30, 40)))
+    a = Instances((30, 40), scores=torch.arange(3.0), gt_boxes=Boxes(random_boxes("inst", 3, 30, 40)))
     a.names = ["x", "y", "z"]
     nameless = a[:2]
     nameless.remove("names")
@@ -90,8 +90,8 @@ def case_masks() -> dict:
 
     polygons = PolygonMasks(_polygons())
     bits = BitMasks.from_polygon_masks(_polygons(), 60, 80)
-    boxes = torch.cat([made_boxes("masks", 3, 60, 80, 8), torch.tensor([SQUARE, [50.0, 30.0, 90.0, 70.0]])])
-    pasted = paste_masks_in_image(made("masks/roi", 5, 28, 28, low=0, high=1), boxes, (60, 80), threshold=0.5)
+    boxes = torch.cat([random_boxes("masks", 3, 60, 80, 8), torch.tensor([SQUARE, [50.0, 30.0, 90.0, 70.0]])])
+    pasted = paste_masks_in_image(random_values("masks/roi", 5, 28, 28, low=0, high=1), boxes, (60, 80), threshold=0.5)
     return {
         "polygon_boxes": polygons.get_bounding_boxes().tensor,
         "polygon_area": polygons.area(),
@@ -145,7 +145,7 @@ def case_anchors() -> dict:
 def case_box_coding() -> dict:
     from detectron2.modeling.box_regression import Box2BoxTransform
 
-    source, target = made_boxes("code/source", 40, 300, 400), made_boxes("code/target", 40, 300, 400)
+    source, target = random_boxes("code/source", 40, 300, 400), random_boxes("code/target", 40, 300, 400)
     out = {}
     for weights in ((1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)):
         transform = Box2BoxTransform(weights=weights)
@@ -153,8 +153,10 @@ def case_box_coding() -> dict:
         out[str(weights)] = {
             "deltas": deltas,
             "back": transform.apply_deltas(deltas, source),
-            "many": transform.apply_deltas(made("code/deltas", 40, 12, low=-8, high=8), source),
-            "clamped": Box2BoxTransform(weights, scale_clamp=0.5).apply_deltas(made("code/more", 40, 4) * 9, source),
+            "many": transform.apply_deltas(random_values("code/deltas", 40, 12, low=-8, high=8), source),
+            "clamped": Box2BoxTransform(weights, scale_clamp=0.5).apply_deltas(
+                random_values("code/more", 40, 4) * 9, source
+            ),
         }
     return out
 
@@ -163,7 +165,7 @@ def case_box_coding() -> dict:
 def case_matcher() -> dict:
     from detectron2.modeling.matcher import Matcher
 
-    quality = made("matcher", 6, 50, low=0, high=1)
+    quality = random_values("matcher", 6, 50, low=0, high=1)
     quality[3] *= 0.2  # only a low-quality match
     quality[4] = 0.0  # no match at all
     quality[5, 7] = quality[5, 9] = quality[5].max() + 0.1  # two equally good matches
@@ -208,8 +210,8 @@ def case_poolers() -> dict:
     from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
     from detectron2.structures import Boxes
 
-    features = [made(f"pool/{i}", 2, 3, 64 >> i, 96 >> i).requires_grad_() for i in range(4)]
-    boxes = [Boxes(made_boxes("pool/a", 9, 256, 384)), Boxes(made_boxes("pool/b", 5, 256, 384))]
+    features = [random_values(f"pool/{i}", 2, 3, 64 >> i, 96 >> i).requires_grad_() for i in range(4)]
+    boxes = [Boxes(random_boxes("pool/a", 9, 256, 384)), Boxes(random_boxes("pool/b", 5, 256, 384))]
     scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     out = {}
     for kind in ("ROIAlign", "ROIAlignV2"):
@@ -223,7 +225,7 @@ def case_poolers() -> dict:
         features, [Boxes(torch.zeros(0, 4))] * 2
     )
     edges = torch.tensor([[0.0, 0.0, s, s] for s in (1, 55.9, 56, 111, 112, 113, 224, 225, 447, 448, 2000)])
-    rois = torch.cat([torch.zeros(3, 1), made_boxes("pool/c", 3, 64, 96)], 1)
+    rois = torch.cat([torch.zeros(3, 1), random_boxes("pool/c", 3, 64, 96)], 1)
     return {
         **out,
         "one_level": single([features[2]], boxes),
@@ -238,10 +240,10 @@ def case_poolers() -> dict:
 def case_paste_masks() -> dict:
     from detectron2.layers import paste_masks_in_image
 
-    masks = made("paste", 6, 28, 28, low=0, high=1)
+    masks = random_values("paste", 6, 28, 28, low=0, high=1)
     boxes = torch.cat(
         [
-            made_boxes("paste/boxes", 4, 70, 90, 4),
+            random_boxes("paste/boxes", 4, 70, 90, 4),
             torch.tensor([[-15.0, -10.0, 30.5, 40.25], [60.0, 50.0, 120.0, 100.0]]),
         ]
     )
@@ -259,8 +261,8 @@ def case_paste_masks() -> dict:
 def case_nms() -> dict:
     from detectron2.layers import batched_nms, cat
 
-    boxes, scores = made_boxes("nms", 80, 100, 100, 30), made("nms/scores", 80, low=0, high=1)
-    classes = (made("nms/classes", 80, low=0, high=4)).long()
+    boxes, scores = random_boxes("nms", 80, 100, 100, 30), random_values("nms/scores", 80, low=0, high=1)
+    classes = (random_values("nms/classes", 80, low=0, high=4)).long()
     return {
         "kept": batched_nms(boxes, scores, classes, 0.5),
         "kept_none": batched_nms(boxes[:0], scores[:0], classes[:0], 0.5),
@@ -275,7 +277,7 @@ def case_layers() -> dict:
 
     from .common import fill
 
-    x = made("layers", 2, 32, 6, 5)
+    x = random_values("layers", 2, 32, 6, 5)
     out = {}
     for norm in ("", "BN", "FrozenBN", "GN", "SyncBN", "nnSyncBN"):
         layer = get_norm(norm, 32)
@@ -296,7 +298,7 @@ def case_layers() -> dict:
         "converted": converted(x),
         "converted_state": list(converted.state_dict()),
         "converted_loads": [str(converted.load_state_dict(counted)), converted[0].num_batches_tracked],
-        "loss": cross_entropy(made("layers/logits", 5, 3), torch.tensor([0, 1, 2, 1, 0])),
+        "loss": cross_entropy(random_values("layers/logits", 5, 3), torch.tensor([0, 1, 2, 1, 0])),
         "loss_none": cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),
         "shape_spec": str(ShapeSpec(channels=3, stride=4)),
     }
@@ -319,8 +321,8 @@ def case_add_ground_truth() -> dict:
         proposals.append(
             Instances(
                 (100, 120),
-                proposal_boxes=Boxes(made_boxes(f"label/{i}", 30, 100, 120)),
-                objectness_logits=made(f"label/logits/{i}", 30),
+                proposal_boxes=Boxes(random_boxes(f"label/{i}", 30, 100, 120)),
+                objectness_logits=random_values(f"label/logits/{i}", 30),
             )
         )
         truth = Instances((100, 120))

@@ -41,7 +41,7 @@ def case(function: Callable[[], dict]) -> Callable[[], dict]:
 # ------------------------------------------------------------------------------------------------ pseudorandom inputs
 
 
-def made(name: str, *shape: int, low: float = -1.0, high: float = 1.0) -> torch.Tensor:
+def random_values(name: str, *shape: int, low: float = -1.0, high: float = 1.0) -> torch.Tensor:
     """Return float32 numbers, uniform in [low, high), that depend on ``name`` and ``shape`` only.
 
     numpy's legacy generator promises the same numbers on every platform and version, torch's does not.
@@ -50,9 +50,9 @@ def made(name: str, *shape: int, low: float = -1.0, high: float = 1.0) -> torch.
     return torch.from_numpy(np.asarray(low + (high - low) * numbers, dtype=np.float32))
 
 
-def made_boxes(name: str, n: int, height: float, width: float, smallest: float = 2.0) -> torch.Tensor:
+def random_boxes(name: str, n: int, height: float, width: float, smallest: float = 2.0) -> torch.Tensor:
     """Return (n, 4) float32 XYXY boxes inside a height x width image; the logarithm of their sizes is uniform."""
-    u = made(name, n, 4, low=0, high=1).double()
+    u = random_values(name, n, 4, low=0, high=1).double()
     h = smallest * (height / smallest) ** u[:, 0]
     w = smallest * (width / smallest) ** u[:, 1]
     y, x = u[:, 2] * (height - h), u[:, 3] * (width - w)
@@ -69,13 +69,13 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
             if not value.is_floating_point():
                 continue
             if name.endswith("running_var"):
-                new = made(name, *value.shape, low=0.8, high=1.2)
+                new = random_values(name, *value.shape, low=0.8, high=1.2)
             elif value.dim() <= 1:
                 is_scale = name.endswith("weight")
                 center, spread = (1.0, 0.1) if is_scale else (0.0, 0.1)
                 if is_scale and name.endswith(("conv3.norm.weight", "conv2.norm.weight")):
                     center = 0.4  # last layer of a residual branch: keeps the sum over many blocks bounded
-                new = made(name, *value.shape, low=center - spread, high=center + spread)
+                new = random_values(name, *value.shape, low=center - spread, high=center + spread)
             else:
                 bound = (6.0 / value[0].numel()) ** 0.5
                 if any(part in name for part in ("bbox_pred", "anchor_deltas", "box_maps")):
@@ -88,7 +88,7 @@ def fill(model: torch.nn.Module) -> torch.nn.Module:
                     bound *= 0.01  # pixel values are not divided by a standard deviation
                 elif "objectness_logits" in name or "mask_head.predictor" in name:
                     bound *= 0.3
-                new = made(name, *value.shape, low=-bound, high=bound)
+                new = random_values(name, *value.shape, low=-bound, high=bound)
             value.copy_(new)
     return model
 
