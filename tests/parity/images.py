@@ -170,7 +170,7 @@ def draw(seed: int, height: int, width: int, num_objects: int, crowd: bool = Fal
     def place(category: int, radius: int) -> np.ndarray:
         """Return a polygon of a random place, aspect ratio and orientation."""
         center = [rng.randint(radius // 2, n - radius // 2) for n in (width, height)]
-        radii = [radius * rng.randint(5, 9) // 8 for _ in range(2)]
+        radii = [max(radius * rng.randint(5, 9) // 8, 2) for _ in range(2)]
         return _polygon(rng, center, radii, CATEGORIES[category]["supercategory"], (height, width))
 
     def paint(polygon: np.ndarray, category: int) -> np.ndarray:
