@@ -4,6 +4,7 @@ import itertools
 import pickle
 import random
 import uuid
+from multiprocessing.reduction import ForkingPickler
 
 import tellapart  # noqa: F401
 
@@ -121,13 +122,14 @@ def test_prefetch_without_workers():
     assert batches(loader, 2) == [[0, 1], [2, 3]]
 
 
-def test_lambda_in_spawned_workers():
+def test_lambda_can_be_sent_to_spawned_workers():
+    """Pickled as for a process that is spawned."""
     factor = 3
     mapped = MapDataset(DatasetFromList([1, 2]), lambda x: x * factor)
-    loader = torch.utils.data.DataLoader(mapped, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    assert list(loader) == [3, 6]
+    received = pickle.loads(ForkingPickler.dumps(mapped))
+    assert [received[i] for i in range(2)] == [3, 6]
     stream = MapDataset(ToIterableDataset([1, 2], InferenceSampler(2)), lambda x: x * factor)
-    assert list(pickle.loads(pickle.dumps(stream))) == [3, 6]
+    assert list(pickle.loads(ForkingPickler.dumps(stream))) == [3, 6]
 
 
 def test_batch_size_must_be_positive():
