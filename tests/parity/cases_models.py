@@ -6,7 +6,7 @@ import torch
 
 from .common import case, crc, fill, model_input, rcnn_cfg, sample_everything
 
-IMAGES = ((1, 128, 171, 16), (2, 110, 137, 7))  # per image: seed, height, width, number of objects
+IMAGES = ((5, 128, 171, 16), (6, 110, 137, 7))  # per image: seed, height, width, number of objects
 
 
 def _model(kind: str, depth: int, mask: bool, **options):
