@@ -35,4 +35,4 @@ with warnings.catch_warnings():
     from .errors import InputError
 
 __all__ = ["InputError", "add_config"]
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
