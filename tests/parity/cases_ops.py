@@ -330,9 +330,9 @@ def case_add_ground_truth() -> dict:
         truth.gt_classes = torch.arange(n) * 7
         targets.append(truth)
     with EventStorage(0):
-        labelled = heads.label_and_sample_proposals(proposals, targets)
+        labeled = heads.label_and_sample_proposals(proposals, targets)
     out = []
-    for one in labelled:
+    for one in labeled:
         order = np.lexsort(one.proposal_boxes.tensor.T.numpy())
         one = one[torch.from_numpy(order)]
         out.append(
