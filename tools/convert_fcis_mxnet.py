@@ -32,8 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tellapart.data.coco_folder import first_few
-from tellapart.errors import InputError, run_command
+from tellapart.errors import InputError, first_few, run_command
 from tellapart.files import atomic_file
 
 import numpy as np

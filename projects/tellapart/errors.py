@@ -36,6 +36,13 @@ def did_you_mean(
     return f"; did you mean {' or '.join(texts[one] for one in similar)}?" if similar else ""
 
 
+def first_few(names: Iterable[str], limit: int = 3) -> str:
+    """Join the first ``limit`` names and the number of the others, for a message."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 def print_error(error: InputError) -> None:
     """Print the message of ``error`` to stderr, without a traceback."""
     print(f"error: {error}", file=sys.stderr, flush=True)

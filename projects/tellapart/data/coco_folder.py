@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tellapart.errors import InputError, did_you_mean
+from tellapart.errors import InputError, did_you_mean, first_few
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -211,13 +211,6 @@ def _require_unique(where: str, what: str, ids: Iterable[int]) -> None:
     duplicates = [one for one, count in Counter(ids).items() if count > 1]
     if duplicates:
         raise InputError(f"{where}: {what} used more than once: {first_few(map(str, duplicates))}")
-
-
-def first_few(names: Iterable[str], limit: int = 3) -> str:
-    """Join the first ``limit`` names and the number of the others, for a message."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def register_coco_folder(name: str, json_file: str, image_root: str) -> None:

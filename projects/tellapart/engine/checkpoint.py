@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
-from ..errors import InputError
+from ..errors import InputError, first_few
 from ..files import atomic_file
 
 # The maximum number of parameter names in a message.
@@ -91,19 +91,15 @@ class Checkpointer(DetectionCheckpointer):
             return
         lines = [f"checkpoint {path} does not fit this model ({type(self.model).__name__}):"]
         if missing:
-            lines.append(f"  {len(missing)} of the model's {len(parameters)} parameters are missing: {_join(missing)}")
+            names = first_few(missing, _MAX_NAMES)
+            lines.append(f"  {len(missing)} of the model's {len(parameters)} parameters are missing: {names}")
         if wrong_shapes:
             shapes = [
                 f"{name} is {tuple(in_file)}, expected {tuple(in_model)}" for name, in_file, in_model in wrong_shapes
             ]
-            lines.append(f"  {len(shapes)} parameters have another shape: {_join(shapes)}")
+            lines.append(f"  {len(shapes)} parameters have another shape: {first_few(shapes, _MAX_NAMES)}")
         unknown = sorted(set(self._incompatible.unexpected_keys) & self._loaded_names)
         if unknown:
-            total = len(self._loaded_names)
-            lines.append(f"  {len(unknown)} of the checkpoint's {total} tensors are not in the model: {_join(unknown)}")
+            total, names = len(self._loaded_names), first_few(unknown, _MAX_NAMES)
+            lines.append(f"  {len(unknown)} of the checkpoint's {total} tensors are not in the model: {names}")
         raise InputError("\n".join(lines))
-
-
-def _join(names: list[str]) -> str:
-    more = f", and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
