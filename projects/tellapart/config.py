@@ -38,8 +38,8 @@ def add_config(cfg: CfgNode) -> None:
     # of the integer type (of floats: 0 to 1). [low, high]: these values. "none": pixels as they are, in float32.
     # The default is None because Detectron2's configs accept both text and a list only for such a key.
     cfg.INPUT.SCALING = None
-    # Files with several pages (TIFF stacks, GIF): "first" reads the first page; "channels" reads each page as a channel,
-    # and MODEL.PIXEL_MEAN and PIXEL_STD need one value per page; "max" is the maximum over all pages.
+    # Files with several pages (TIFF stacks, GIF): "first" reads the first page; "channels" reads each page as a
+    # channel, and MODEL.PIXEL_MEAN and PIXEL_STD need one value per page; "max" is the maximum over all pages.
     cfg.INPUT.PAGES = "first"
     # "apply" turns images as their EXIF orientation says, as Detectron2 does. "ignore" leaves them as they are stored,
     # for annotations that were drawn on the stored pixels.

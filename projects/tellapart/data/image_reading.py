@@ -251,8 +251,8 @@ class ImageReader:
         if num_pages > 1:
             _log_once(
                 "pages",
-                f"{file_name} has {num_pages} pages, and only the first is used (INPUT.PAGES first; channels and max use "
-                "all)",
+                f"{file_name} has {num_pages} pages, and only the first is used (INPUT.PAGES first; all are used by "
+                "channels and max)",
                 logging.WARNING,
             )
 
