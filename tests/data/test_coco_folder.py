@@ -194,3 +194,9 @@ def test_register_flag(monkeypatch):
     for text in ("a", "a=b", "a=:c", "=b:c", "a=b:"):
         with pytest.raises(InputError, match="NAME=JSON:IMAGES"):
             parse_register_flag(text)
+
+
+@pytest.mark.parametrize("json_file", ["C:\\data\\a.json", "C:/data/a.json", "data/a.json", "/data/a=b.json"])
+@pytest.mark.parametrize("images", ["D:\\images", "D:/images", "images", "/images", "..\\images"])
+def test_register_flag_with_drives_of_windows(json_file, images):
+    assert parse_register_flag(f"mine={json_file}:{images}") == ("mine", json_file, images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from tellapart.errors import InputError
@@ -53,6 +54,9 @@ def parse_register_flag(text: str) -> tuple[str, str, str]:
     """
     name, equals, paths = text.partition("=")
     json_file, colon, image_root = paths.rpartition(":")
+    drive = re.search(r"(?:^|:)([A-Za-z])$", json_file)
+    if drive and image_root[:1] in ("\\", "/") and json_file != drive[1]:  # "a.json:D" and "\\images": a Windows drive
+        json_file, image_root = json_file[:-2], f"{drive[1]}:{image_root}"
     if not (name and equals and json_file and colon and image_root):
         raise InputError(f"--register {text}: expected NAME=JSON:IMAGES, for example mine=data/train.json:data/images")
     return name, os.path.expanduser(json_file), os.path.expanduser(image_root)

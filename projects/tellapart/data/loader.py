@@ -235,7 +235,7 @@ def build_resumable_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | 
         InputError: a data set is missing, broken or empty, or the batch size is not divisible by the number of
             processes. While iterating: an image cannot be read (unless ``DATALOADER.SKIP_BAD_IMAGES``).
     """
-    dicts, has_rle = read_training_records(cfg)
+    dicts, has_rle, names = read_training_records(cfg)
     world = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % world:
         batch_size = cfg.SOLVER.IMS_PER_BATCH
@@ -249,7 +249,7 @@ def build_resumable_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | 
         groups = np.array([one["width"] > one["height"] for one in dicts], dtype=np.int8)
     sampler = ResumableBatchSampler(_build_sampler(cfg, dicts, seed), cfg.SOLVER.IMS_PER_BATCH // world, groups)
     dataset = PositionSeededDataset(DatasetFromList(dicts), guarded, seed, cfg.DATALOADER.SKIP_BAD_IMAGES)
-    for name in cfg.DATASETS.TRAIN:
+    for name in names:
         release_dataset(name, cfg.MODEL.MASK_ON)
     return ResumableLoader(dataset, sampler, cfg.DATALOADER.NUM_WORKERS)
 
@@ -261,7 +261,7 @@ def read_datasets(cfg: CfgNode, names: Iterable[str]) -> dict[str, DatasetConten
         InputError: see ``read_dataset``; or ``MODEL.MASK_ON`` is True and no annotation of a data set has a mask.
     """
     contents = {}
-    for name in names:
+    for name in (names,) if isinstance(names, str) else names:
         content = read_dataset(name, masks=cfg.MODEL.MASK_ON, bad_annotations=cfg.DATALOADER.BAD_ANNOTATIONS)
         if cfg.MODEL.MASK_ON and content.has_annotations and not content.has_masks:
             raise InputError(
@@ -272,12 +272,12 @@ def read_datasets(cfg: CfgNode, names: Iterable[str]) -> dict[str, DatasetConten
     return contents
 
 
-def read_training_records(cfg: CfgNode) -> tuple[list[dict], bool]:
+def read_training_records(cfg: CfgNode) -> tuple[list[dict], bool, list[str]]:
     """Read ``cfg.DATASETS.TRAIN`` and log the number of objects per category.
 
     Returns:
         The records of all data sets, without those of images that have no objects if
-        ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``; and whether any mask is an RLE.
+        ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``; whether any mask is an RLE; and the names of the data sets.
 
     Raises:
         InputError: see ``read_dataset``; or there is nothing to train on.
@@ -289,7 +289,7 @@ def read_training_records(cfg: CfgNode) -> tuple[list[dict], bool]:
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = filter_images_with_only_crowd_annotations(records)
     print_instances_class_histogram(records, contents[0].classes)
-    return records, any(content.has_rle for content in contents)
+    return records, any(content.has_rle for content in contents), [content.name for content in contents]
 
 
 def follow_mask_format(cfg: CfgNode, has_rle: bool) -> CfgNode:

@@ -22,6 +22,7 @@ from ..data.loader import follow_mask_format, read_datasets
 from ..errors import InputError, did_you_mean
 from ..instance_fcn.classifier import PassThroughROIHeads
 from ..validation import registry_name_is_a
+from .dataset_checks import check_contents
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ def _merge(merge: Callable[[], None], cfg: CfgNode, source: str) -> None:
         text = str(error.args[0] if error.args else error)
         unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
         if unknown is None:
-            raise InputError(f"{source}: {text}") from error
+            hint = "; write a tuple of names, such as ('mine',)" if "config key: DATASETS." in text else ""
+            raise InputError(f"{source}: {text}{hint}") from error
         key = unknown[1]
         if key in RENAMED_KEYS:
             raise InputError(f"{source}: key {key} has been renamed: write {RENAMED_KEYS[key]}") from error
@@ -187,4 +189,5 @@ def check_datasets(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> C
             )
     for name in train:
         contents[name].check_trainable(cfg.MODEL.MASK_ON)
+    check_contents(cfg, [contents[name] for name in train], [contents[name] for name in test])
     return follow_mask_format(cfg, any(contents[name].has_rle for name in train))

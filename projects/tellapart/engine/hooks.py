@@ -27,7 +27,8 @@ class PreemptionHook(HookBase):
     saved. With several processes, a signal to one of them stops all of them after the same iteration.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    # Windows has no SIGUSR1.
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self._received = 0

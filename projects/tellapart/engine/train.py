@@ -19,7 +19,8 @@ from ..errors import InputError
 from .checkpoint import Checkpointer
 from .config_checks import check_datasets, find_config_file, load_config, register_from_flags
 from .launch import launch
-from .trainer import Trainer
+from .trainer import EVALUATORS, Trainer
+from .value_checks import check_values
 
 logger = logging.getLogger(__name__)
 # The embedded detectron2 raises this for a setting that needs a part it does not have. The real one has no such error.
@@ -83,6 +84,7 @@ def _setup(args: argparse.Namespace) -> CfgNode:
     register_from_flags(args.register)
     config_file = find_config_file(args.config_file) if args.config_file else ""
     cfg = load_config(config_file, args.opts)
+    check_values(cfg, tuple(EVALUATORS), is_training=not args.eval_only)
     cfg = check_datasets(cfg, [] if args.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     cfg.freeze()
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))

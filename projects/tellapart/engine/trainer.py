@@ -23,6 +23,7 @@ from ..evaluation import ColoringEvaluator, MaskProposalEvaluator
 from ..visualization.contact_sheet import contact_sheet_from_results
 from .checkpoint import Checkpointer
 from .hooks import KeepLossHistory, PreemptionHook, SeedEveryStep
+from .value_checks import with_tuples_of_names
 
 logger = logging.getLogger(__name__)
 EVALUATORS = {"coco": COCOEvaluator, "coloring": ColoringEvaluator, "mask_proposals": MaskProposalEvaluator}
@@ -30,6 +31,9 @@ EVALUATORS = {"coco": COCOEvaluator, "coloring": ColoringEvaluator, "mask_propos
 
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with a loader that resumes exactly, preemption, atomic checkpoints and contact sheets."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(with_tuples_of_names(cfg))
 
     @property
     def checkpointer(self) -> Checkpointer:
@@ -122,6 +126,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
         """Evaluate on every test set, then draw a contact sheet for each test set with COCO results."""
+        cfg = with_tuples_of_names(cfg)
         results = super().test(cfg, model, evaluators)
         sheet, reader = cfg.TEST.CONTACT_SHEET, ImageReader.from_cfg(cfg)
         if comm.is_main_process() and sheet.NUM_IMAGES > 0:
