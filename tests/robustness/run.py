@@ -59,7 +59,7 @@ _OPTIONS = {
 }  # fmt: skip
 BASE_OPTIONS = [word for pair in _OPTIONS.items() for word in pair]
 PROCESS_LIMIT = 60  # seconds
-HIDDEN_NAMES = ("mine", "other", "third")
+HIDDEN_NAMES = ("mine", "other", "third", "set_0", "set_1")
 
 
 @dataclass
@@ -105,10 +105,12 @@ def arguments(case: Case, inputs: Inputs, folder: Path, model: str, weights: Pat
 
 def train_weights(folder: Path, model: str) -> Path:
     """Train the small model for one iteration on the valid set; return its checkpoint."""
+    forget_sets()
     write_set(folder)
     plain = Case("weights", lambda _: None, Trains(None))
     words = arguments(plain, one_set(folder), folder, model, None)
     outcome = run_here([*words, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()"])
+    forget_sets()
     assert outcome.code == 0, outcome.output
     return folder / "output" / "model_final.pth"
 
@@ -158,7 +160,7 @@ def run_process(words: list[str], cwd: Path, timeout: float = PROCESS_LIMIT) -> 
 
 def run_case(case: Case, folder: Path, model: str, weights: Path | None = None) -> Outcome:
     """Build the case's input in ``folder``, run it with a kind of model, and return what happened."""
-    forget_sets()
+    forget_sets()  # the weights' training, or another test, has registered the same names
     if weights:
         (folder / "weights.pth").symlink_to(weights)
     inputs = case.build(folder) or one_set(folder)

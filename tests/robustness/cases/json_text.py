@@ -111,6 +111,6 @@ CASES = [
     Case("json_labelme", content(LABELME), refused("labelme")),
     Case("json_via", content(VIA), refused("VIA")),
     Case("json_geojson", content({"type": "FeatureCollection", "features": []}), refused("images")),
-    Case("json_empty_stop", edited(put("segmentation", [], ONE)), refused("segmentation"),
+    Case("json_empty_stop", edited(put("segmentation", [], ONE)), refused("segmentation|mask", r"\b4\b"),
          options=("DATALOADER.BAD_ANNOTATIONS", "stop")),
 ]  # fmt: skip

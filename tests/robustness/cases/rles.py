@@ -88,7 +88,7 @@ CASES = [
     Case("rle_size_null", size(None), trains(None)),
     Case("rle_size_zero", size([0, 0]), trains(6, SIX)),
     Case("rle_size_huge", size([2**31, 2**31]), trains(6, SIX)),
-    Case("rle_in_list", edited(put("segmentation", lambda a: [rle(a)])), trains(12)),
+    Case("rle_in_list", edited(put("segmentation", lambda a: [rle(a)])), refused("polygon|segmentation")),
     Case("rle_crowd_garbage", edited(put("segmentation", rle), put("iscrowd", 1, ONE),
          put("segmentation", {"size": [HEIGHT, WIDTH], "counts": "garbage!!"}, ONE)), trains(11, NAMES_4)),
     Case("rle_kaggle_string", counts("1290 6 55 12 51 14"), trains(11, NAMES_4)),
