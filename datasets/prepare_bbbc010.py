@@ -73,8 +73,9 @@ def prepare(source: Path, output: Path, align: bool = False) -> dict[str, tuple[
     problems.check()
     if num_shifted:
         state = "moved onto them" if align else "not moved (--align moves them)"
-        logger.info("%d of %d silhouettes are a row or two off the masks of their worms: %s", num_shifted, len(WELLS),
-        state)
+        logger.info(
+            "%d of %d silhouettes are a row or two off the masks of their worms: %s", num_shifted, len(WELLS), state
+        )
     if unlabeled:
         logger.info("%d wells have worms in the silhouette without a mask: %s", len(unlabeled), " ".join(unlabeled))
     return writer.write(output)

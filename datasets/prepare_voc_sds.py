@@ -53,8 +53,9 @@ def prepare(source: Path, output: Path) -> dict[str, tuple[int, int]]:
     content, num_images, num_instances = {}, 0, 0
     for split, image_ids in lists.items():
         if image_ids and len(image_ids) != SDS_IMAGES[split]:
-            logger.warning("%s.txt lists %d images; the list of the SDS protocol has %d", split, len(image_ids),
-            SDS_IMAGES[split])
+            logger.warning(
+                "%s.txt lists %d images; the list of the SDS protocol has %d", split, len(image_ids), SDS_IMAGES[split]
+            )
         part = content[split] = {"images": [], "annotations": []}
         for image_id in tqdm(image_ids, desc=split, disable=None):
             pixels = problems.read(source / "img" / f"{image_id}.jpg")

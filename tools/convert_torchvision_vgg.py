@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Convert torchvision's VGG-16 weights (plain or with batch norm) to a checkpoint for build_dilated_vgg16_backbone.
 
-    python -c "import torch, torchvision as tv; torch.save(tv.models.vgg16(weights='DEFAULT').state_dict(), 'tv.pth')"
-    python tools/convert_torchvision_vgg.py tv.pth vgg16.pth
+python -c "import torch, torchvision as tv; torch.save(tv.models.vgg16(weights='DEFAULT').state_dict(), 'tv.pth')"
+python tools/convert_torchvision_vgg.py tv.pth vgg16.pth
 """
 
 from __future__ import annotations

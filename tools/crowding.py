@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 
 from tellapart.data.annotations import decode_gt_masks
-from tellapart.data.coco_folder import check_dataset
+from tellapart.data.reader import read_dataset
 from tellapart.errors import InputError, run_command
 
 import numpy as np
-from detectron2.data import DatasetCatalog
 
 
 def other_instance_fractions(masks: np.ndarray) -> list[float]:
@@ -44,8 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     print("| data set | instances | mean | median | 90th percentile |\n|---|---|---|---|---|")
     for name in args.datasets:
-        check_dataset(name)
-        records = DatasetCatalog.get(name)
+        records = read_dataset(name, masks=True).records
         fractions = [value for record in records for value in other_instance_fractions(decode_gt_masks(record))]
         if not fractions:
             raise InputError(f"data set {name} has no instance with a mask")

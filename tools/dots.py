@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tellapart.data.annotations import decode_gt_masks
 from tellapart.data.loader import build_guarded_test_loader
+from tellapart.data.reader import read_dataset
 from tellapart.engine.checkpoint import Checkpointer
 from tellapart.engine.config_checks import load_config
 from tellapart.engine.job_runner import in_parallel, train
@@ -27,7 +28,6 @@ from tellapart.visualization.cluster_pictures import write_cluster_pictures
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 
@@ -56,7 +56,7 @@ def draw(path: Path, runs: dict[str, CfgNode], num_images: int) -> None:
     masks_by_run = {name: predict_masks(cfg, num_images) for name, cfg in runs.items()}
     (dataset,) = {cfg.DATASETS.TEST[0] for cfg in runs.values()}
     rows = []
-    for i, record in enumerate(DatasetCatalog.get(dataset)[:num_images]):
+    for i, record in enumerate(read_dataset(dataset).records[:num_images]):
         gt_masks = decode_gt_masks(record)
         tiles = [("the image", None), (f"truth: {len(gt_masks)} instances", gt_masks)]
         for name, masks in masks_by_run.items():

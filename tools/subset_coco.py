@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write the first N images of a COCO JSON file to a new file, for example to overfit on them.
 
-    python tools/subset_coco.py instances_train2017.json 16 output/first_16.json
+python tools/subset_coco.py instances_train2017.json 16 output/first_16.json
 """
 
 from __future__ import annotations

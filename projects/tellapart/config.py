@@ -27,6 +27,11 @@ def add_config(cfg: CfgNode) -> None:
     # a warning and counted. False by default, so that no data is lost unnoticed.
     cfg.DATALOADER.SKIP_BAD_IMAGES = False
 
+    # What happens to annotations that cannot be used, such as polygons of two points, RLEs that are cut off, and boxes
+    # that contradict their masks. "drop": they are repaired or left out, in training and in evaluation, and one summary
+    # has their number and first ids. "stop": the run stops with that summary before it starts.
+    cfg.DATALOADER.BAD_ANNOTATIONS = "drop"
+
     # "SGD", as in Detectron2 and in all three papers, or "ADAMW" (Adam with decoupled weight decay), which learns
     # faster from random weights in short runs.
     cfg.SOLVER.OPTIMIZER = "SGD"

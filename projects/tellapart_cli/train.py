@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--machine-rank", type=int, default=0, help="index of this machine, from 0")
     # As in Detectron2: a port per user, so that two users of one machine do not use the same.
     port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
-    parser.add_argument(
-        "--dist-url", default=f"tcp://127.0.0.1:{port}", help="address at which several processes meet"
-    )
+    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="address at which several processes meet")
     parser.add_argument(
         "--register",
         action="append",

@@ -65,7 +65,6 @@ def config(**dataloader):
 def take(loader, count):
     """Return the first batches as comparable values: file, augmented pixels, masks."""
 
-
     def values(sample):
         masks = sample["instances"].gt_masks.tensor
         return sample["file_name"], sample["image"].numpy().tobytes(), masks.numpy().tobytes()
@@ -249,6 +248,7 @@ def test_test_loader_adds_the_number_of_instances_for_kmeans(folder):
     ]
     DatasetCatalog.register(NAME, lambda: records)
     cfg = config()
+    cfg.MODEL.MASK_ON = False
     assert all("gt_num_instances" not in batch[0] for batch in build_guarded_test_loader(cfg, NAME))
     cfg.MODEL.COLORING.CLUSTERING = "kmeans"
     loaded = [batch[0] for batch in build_guarded_test_loader(cfg, NAME)]

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import tellapart  # noqa: F401
-from tellapart.data import check_dataset
+from tellapart.data import read_dataset
 from tellapart.data.prepared import output_folder, register_prepared
 from tellapart.errors import InputError
 
@@ -206,7 +206,7 @@ def test_prepared_set_is_found_where_it_was_written(tmp_path, monkeypatch, in_ca
     nuclei.prepare(tmp_path / "stage1_train", tmp_path / ("cache" if in_cache else "sets") / "dsb2018")
     register_prepared("dsb2018", {"tellapart_test_nuclei": "val"}, ["nucleus"], [[1, 2, 3]])
     try:
-        assert check_dataset("tellapart_test_nuclei") == ["nucleus"]
+        assert read_dataset("tellapart_test_nuclei").classes == ["nucleus"]
         assert len(DatasetCatalog.get("tellapart_test_nuclei")[0]["annotations"]) == 3
     finally:
         DatasetCatalog.remove("tellapart_test_nuclei")
@@ -218,7 +218,7 @@ def test_unprepared_set_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
     register_prepared("bbbc010", {"tellapart_test_worms": "train"}, ["worm"], [[1, 2, 3]])
     try:
-        for look in (check_dataset, DatasetCatalog.get):
+        for look in (read_dataset, DatasetCatalog.get):
             with pytest.raises(InputError, match=r"python datasets/prepare_bbbc010\.py"):
                 look("tellapart_test_worms")
     finally:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import tellapart  # noqa: F401
-from tellapart.data import check_dataset
+from tellapart.data import read_dataset
 from tellapart.data.prepared import VOC_CLASSES, register_prepared
 from tellapart.errors import InputError
 
@@ -131,7 +131,7 @@ def test_command_and_registered_set(tmp_path, savemat, monkeypatch, read_only):
     assert (tmp_path / "cache").exists() == read_only
     register_prepared("voc_sds", {"tellapart_test_voc": "train"}, VOC_CLASSES, [[0, 0, 0]] * 20, "img")
     try:
-        assert check_dataset("tellapart_test_voc") == VOC_CLASSES
+        assert read_dataset("tellapart_test_voc").classes == VOC_CLASSES
         first, second = DatasetCatalog.get("tellapart_test_voc")
         assert first["file_name"] == str(tmp_path / "voc_sds" / "img" / "2008_01.jpg")
         assert [entry["category_id"] for entry in second["annotations"]] == [19, 14]

@@ -1,10 +1,11 @@
-"""Data sets that come with the plug-in, any COCO folder of one's own, and the loader that can be resumed exactly."""
+"""Data sets that come with the plug-in, any data of one's own, and the loader that can be resumed exactly."""
 
-from .coco_folder import check_coco_dataset, check_dataset, parse_register_flag, register_coco_folder
+from .coco_folder import parse_register_flag, register_coco_folder
 from .prepared import VOC_CLASSES, VOC_COLORS, register_prepared
+from .reader import read_dataset
 from .synthetic import DOTS, DOTS_JITTERED, SHAPES, WORMS
 
-__all__ = ["check_coco_dataset", "check_dataset", "parse_register_flag", "register_coco_folder"]
+__all__ = ["parse_register_flag", "read_dataset", "register_coco_folder"]
 
 for synthetic_dataset in (SHAPES, DOTS, DOTS_JITTERED, WORMS):
     synthetic_dataset.register()

@@ -20,18 +20,15 @@ from tellapart.errors import InputError
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetFromList,
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
 from detectron2.data import detection_utils as utils
+from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .coco_folder import check_dataset
+from .content import DatasetContent
+from .reader import read_dataset, release_dataset
 
 # Key of a sample whose image cannot be read; its value is the reason.
 _UNREADABLE = "unreadable"
@@ -134,9 +131,8 @@ def build_guarded_test_loader(
     Raises:
         InputError: while iterating, for an unreadable image, unless ``DATALOADER.SKIP_BAD_IMAGES``.
     """
-    check_dataset(dataset_name)
     guarded = GuardedMapper(mapper or DatasetMapper(cfg, False))
-    dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    dicts = read_datasets(cfg, [dataset_name])[dataset_name].records
     if cfg.MODEL.COLORING.CLUSTERING == "kmeans":  # counted here, because the mapper drops the annotations
         dicts = [
             {**record, "gt_num_instances": sum(not a.get("iscrowd", 0) for a in record.get("annotations", ()))}
@@ -269,25 +265,71 @@ def build_resumable_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | 
         InputError: a data set is missing, broken or empty, or the batch size is not divisible by the number of
             processes. While iterating: an image cannot be read (unless ``DATALOADER.SKIP_BAD_IMAGES``).
     """
-    for name in cfg.DATASETS.TRAIN:
-        check_dataset(name)
+    dicts, has_rle = read_training_records(cfg)
     world = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % world:
         batch_size = cfg.SOLVER.IMS_PER_BATCH
         raise InputError(f"SOLVER.IMS_PER_BATCH is {batch_size}, expected a multiple of the {world} processes")
-    try:
-        dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    except AssertionError as error:  # Detectron2 raises it if no image is left
-        raise InputError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: {error}") from error
+    if mapper is None:
+        mapper = DatasetMapper(follow_mask_format(cfg, has_rle), True)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = np.array([one["width"] > one["height"] for one in dicts], dtype=np.int8)
     sampler = ResumableBatchSampler(_build_sampler(cfg, dicts, seed), cfg.SOLVER.IMS_PER_BATCH // world, groups)
-    dataset = PositionSeededDataset(
-        DatasetFromList(dicts), mapper or DatasetMapper(cfg, True), seed, cfg.DATALOADER.SKIP_BAD_IMAGES
-    )
+    dataset = PositionSeededDataset(DatasetFromList(dicts), mapper, seed, cfg.DATALOADER.SKIP_BAD_IMAGES)
+    for name in cfg.DATASETS.TRAIN:
+        release_dataset(name, cfg.MODEL.MASK_ON)
     return ResumableLoader(dataset, sampler, cfg.DATALOADER.NUM_WORKERS)
+
+
+def read_datasets(cfg: CfgNode, names: Iterable[str]) -> dict[str, DatasetContent]:
+    """Read data sets as ``cfg`` needs them, by name; see ``read_dataset``.
+
+    Raises:
+        InputError: see ``read_dataset``; or ``MODEL.MASK_ON`` is True and no annotation of a data set has a mask.
+    """
+    contents = {}
+    for name in names:
+        content = read_dataset(name, masks=cfg.MODEL.MASK_ON, bad_annotations=cfg.DATALOADER.BAD_ANNOTATIONS)
+        if cfg.MODEL.MASK_ON and content.has_annotations and not content.has_masks:
+            raise InputError(
+                f"MODEL.MASK_ON is True, but the annotations of data set {name} have no 'segmentation': a model of "
+                "boxes, such as Mask R-CNN with MODEL.MASK_ON False, can be trained on them"
+            )
+        contents[name] = content
+    return contents
+
+
+def read_training_records(cfg: CfgNode) -> tuple[list[dict], bool]:
+    """Read ``cfg.DATASETS.TRAIN`` and log the number of objects per category.
+
+    Returns:
+        The records of all data sets, without those of images that have no objects if
+        ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``; and whether any mask is an RLE.
+
+    Raises:
+        InputError: see ``read_dataset``; or there is nothing to train on.
+    """
+    contents = list(read_datasets(cfg, cfg.DATASETS.TRAIN).values())
+    for content in contents:
+        content.check_trainable(cfg.MODEL.MASK_ON)
+    records = [record for content in contents for record in content.records]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
+    print_instances_class_histogram(records, contents[0].classes)
+    return records, any(content.has_rle for content in contents)
+
+
+def follow_mask_format(cfg: CfgNode, has_rle: bool) -> CfgNode:
+    """Return ``cfg`` or, if its ``INPUT.MASK_FORMAT`` cannot hold the masks, a copy with the one that can."""
+    if not (has_rle and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon"):
+        return cfg
+    logging.getLogger(__name__).info("INPUT.MASK_FORMAT is polygon, but there are RLE masks: using bitmask")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    return cfg
 
 
 def _build_sampler(cfg: CfgNode, dicts: list[dict], seed: int) -> Iterable[int]:

@@ -14,11 +14,11 @@ from tellapart.errors import InputError
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from ..files import atomic_folder, cache_dir, write_json
-from .coco_folder import check_coco_dataset, coco_annotation
+from .coco_folder import coco_annotation
+from .reader import CocoFolder
 
 VOC_CLASSES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -65,12 +65,7 @@ def register_prepared(
         image_root = places[0] / source_images if source_images else place / "images"
         ensure = partial(_ensure_prepared, name, folder, json_file)
 
-        def load(name: str = name, json_file: str = str(json_file), image_root: str = str(image_root), ensure=ensure):
-            ensure()
-            check_coco_dataset(name, json_file, image_root)
-            return load_coco_json(json_file, image_root, name)
-
-        DatasetCatalog.register(name, load)
+        DatasetCatalog.register(name, CocoFolder(name, str(json_file), str(image_root), ensure))
         MetadataCatalog.get(name).set(
             json_file=str(json_file),
             image_root=str(image_root),
@@ -78,7 +73,6 @@ def register_prepared(
             thing_classes=classes,
             thing_colors=colors,
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(classes))},
-            tellapart_ensure=ensure,
         )
 
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import yaml
@@ -17,7 +17,8 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGIS
 
 from .. import model_zoo
 from ..config import RENAMED_KEYS, RENAMED_VALUES, add_config
-from ..data.coco_folder import check_dataset, has_masks, parse_register_flag, register_coco_folder
+from ..data.coco_folder import parse_register_flag, register_coco_folder
+from ..data.loader import follow_mask_format, read_datasets
 from ..errors import InputError, did_you_mean
 from ..instance_fcn.classifier import PassThroughROIHeads
 from ..validation import registry_name_is_a
@@ -158,12 +159,16 @@ _CLASSES_SECTIONS = {
 }  # fmt: skip
 
 
-def check_datasets(cfg: CfgNode, names: list[str]) -> None:
-    """Check data sets: registered, valid files, as many categories as the model, and masks if the model uses masks.
+def check_datasets(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> CfgNode:
+    """Read data sets and check them: valid files, as many categories as the model, something to learn from.
 
     Args:
         cfg: the config of the model.
-        names: the names of the data sets.
+        train: the names of the data sets to train on.
+        test: the names of the data sets to evaluate on.
+
+    Returns:
+        ``cfg`` or, if the masks need another ``INPUT.MASK_FORMAT``, a copy with that.
 
     Raises:
         InputError: a check fails. The message names the data set, the file, the annotation or the key.
@@ -172,12 +177,14 @@ def check_datasets(cfg: CfgNode, names: list[str]) -> None:
     if section == "ROI_HEADS" and registry_name_is_a(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, PassThroughROIHeads):
         section = None  # The results are class-agnostic proposals.
     num_classes = cfg.MODEL[section].NUM_CLASSES if section else None
-    for name in dict.fromkeys(names):
-        classes = check_dataset(name)
-        if cfg.MODEL.MASK_ON and not has_masks(name):
-            raise InputError(f"MODEL.MASK_ON is True, but the annotations of data set {name} have no 'segmentation'")
-        if section and classes and len(classes) != num_classes:
+    contents = read_datasets(cfg, [*train, *test])
+    for content in contents.values():
+        name, classes = content.name, content.classes
+        if section and len(classes) != num_classes:
             raise InputError(
                 f"MODEL.{section}.NUM_CLASSES is {num_classes}, but data set {name} has {len(classes)} categories: "
                 f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
             )
+    for name in train:
+        contents[name].check_trainable(cfg.MODEL.MASK_ON)
+    return follow_mask_format(cfg, any(contents[name].has_rle for name in train))

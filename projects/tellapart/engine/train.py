@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import logging.handlers
 import sys
+from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
@@ -70,18 +73,47 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         InputError: the config or a data set is invalid.
     """
+    with _log_after_setup():
+        return _setup(args)
+
+
+def _setup(args: argparse.Namespace) -> CfgNode:
     # An InputError is reported once, without traceback; the training loop would log it with its traceback as well.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_input_error)
     register_from_flags(args.register)
     config_file = find_config_file(args.config_file) if args.config_file else ""
     cfg = load_config(config_file, args.opts)
-    check_datasets(cfg, [*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
+    cfg = check_datasets(cfg, [] if args.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     cfg.freeze()
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tellapart", abbrev_name="tp")
     if config_file != args.config_file:
         logger.info("config %s of the model zoo: %s", args.config_file, config_file)
     return cfg
+
+
+@contextlib.contextmanager
+def _log_after_setup() -> Iterator[None]:
+    """Keep what is logged before the loggers are set up, and log it at the end of the block.
+
+    The checks come before the output folder is created, so their messages would miss the log file.
+    """
+    package_logger = logging.getLogger("tellapart")
+    buffer = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+    level, propagate = package_logger.level, package_logger.propagate
+    package_logger.addHandler(buffer)
+    package_logger.setLevel(logging.INFO)
+    package_logger.propagate = False
+    try:
+        yield
+    finally:
+        package_logger.removeHandler(buffer)
+        if package_logger.level == logging.INFO and level != logging.INFO and not package_logger.handlers:
+            package_logger.setLevel(level)
+        if not package_logger.handlers:
+            package_logger.propagate = propagate
+        for record in buffer.buffer:
+            package_logger.handle(record)
 
 
 def _is_not_input_error(record: logging.LogRecord) -> bool:

@@ -15,7 +15,8 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvalua
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 
-from ..data.loader import build_guarded_test_loader, build_resumable_train_loader
+from ..data.loader import build_guarded_test_loader, build_resumable_train_loader, read_datasets
+from ..data.reader import evaluation_metadata
 from ..errors import InputError
 from ..evaluation import ColoringEvaluator, MaskProposalEvaluator
 from ..visualization.contact_sheet import contact_sheet_from_results
@@ -108,7 +109,14 @@ class Trainer(DefaultTrainer):
         if unknown or not cfg.TEST.EVALUATORS:
             raise InputError(f"TEST.EVALUATORS is {cfg.TEST.EVALUATORS}, expected one or more of {list(EVALUATORS)}")
         folder = output_folder or inference_folder(cfg, dataset_name)
-        return DatasetEvaluators([EVALUATORS[name](dataset_name, output_dir=folder) for name in cfg.TEST.EVALUATORS])
+        content = read_datasets(cfg, [dataset_name])[dataset_name]
+        metadata_name = evaluation_metadata(content, folder)
+        evaluators: list[DatasetEvaluator] = []
+        for name in cfg.TEST.EVALUATORS:
+            # The coloring evaluator compares with the records, the others with the file that the metadata names.
+            data = dataset_name if name == "coloring" else metadata_name
+            evaluators.append(EVALUATORS[name](data, output_dir=folder))
+        return DatasetEvaluators(evaluators)
 
     @classmethod
     def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
@@ -122,7 +130,8 @@ class Trainer(DefaultTrainer):
                 if not os.path.isfile(detections_file):
                     continue
                 path = os.path.join(folder, f"contact_sheet_{name}.png")
-                contact_sheet_from_results(path, name, detections_file, sheet.NUM_IMAGES, sheet.SCORE_THRESH)
+                content = read_datasets(cfg, [name])[name]
+                contact_sheet_from_results(path, content, detections_file, sheet.NUM_IMAGES, sheet.SCORE_THRESH)
                 logger.info("Images with true and predicted masks: %s", path)
         return results
 

@@ -7,11 +7,11 @@ import logging
 from collections import OrderedDict
 
 import numpy as np
-from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data.annotations import decode_gt_masks
+from ..data.reader import read_dataset
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class ColoringEvaluator(DatasetEvaluator):
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
         self.dataset_name = dataset_name
-        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
+        self._records = {record["image_id"]: record for record in read_dataset(dataset_name).records}
         self.reset()
 
     def reset(self) -> None:

@@ -95,9 +95,7 @@ class RegionTargets(NamedTuple):
         )
 
 
-def region_targets(
-    proposals: list[Instances], num_classes: int, resolution: int, threshold: float
-) -> RegionTargets:
+def region_targets(proposals: list[Instances], num_classes: int, resolution: int, threshold: float) -> RegionTargets:
     """Compute the training targets of labeled proposals, the images one after the other.
 
     Args:

@@ -317,9 +317,7 @@ class FCISROIHeads(ROIHeads):
             The selected proposals of each image and their targets.
         """
         losses, _ = self._losses_per_region(maps, proposals, targets)
-        total = (
-            losses.class_loss + self.seg_loss_weight * losses.mask_loss + self.box_loss_weight * losses.box_loss
-        )
+        total = losses.class_loss + self.seg_loss_weight * losses.mask_loss + self.box_loss_weight * losses.box_loss
         counts = [len(p) for p in proposals]
         selected = select_hard_regions(total, counts, self.regions_per_image)
         return [p[s] for p, s in zip(proposals, selected.split(counts))], targets.select(selected)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from pycocotools import mask as coco_mask
 
 from ..data.annotations import annotation_to_rle
+from ..data.content import DatasetContent
 from .drawing import Color, add_caption, brighten, draw_instances, palette, resize_longest, write_rows
 
 _PANEL_SIZE = 360  # longer side of an image on the sheet, pixels
@@ -22,21 +23,22 @@ _MATCH_IOU = 0.5
 
 
 def contact_sheet_from_results(
-    path: str | Path, dataset_name: str, results_json: str | Path, num_images: int, score_threshold: float
+    path: str | Path, content: DatasetContent, results_json: str | Path, num_images: int, score_threshold: float
 ) -> None:
     """Draw the contact sheet from the results file of an evaluation, without running inference again.
 
     Args:
         path: of the PNG; its folder is created if it does not exist.
-        dataset_name: name of a registered data set with annotations.
+        content: the data set, see ``read_dataset``.
         results_json: ``inference/coco_instances_results.json``, written by the COCO evaluator.
         num_images, score_threshold: see :func:`write_contact_sheet`.
     """
     predictions: dict[Any, list[dict]] = defaultdict(list)
     for prediction in json.loads(Path(results_json).read_text()):
         predictions[prediction["image_id"]].append(prediction)
-    metadata = MetadataCatalog.get(dataset_name)
-    write_contact_sheet(path, DatasetCatalog.get(dataset_name), predictions, metadata, num_images, score_threshold)
+    contiguous_ids = {category: index for index, category in enumerate(content.category_ids)}
+    metadata = SimpleNamespace(thing_classes=content.classes, thing_dataset_id_to_contiguous_id=contiguous_ids)
+    write_contact_sheet(path, content.records, predictions, metadata, num_images, score_threshold)
 
 
 def write_contact_sheet(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import tellapart  # noqa: F401
-from tellapart.data import check_dataset
+from tellapart.data import read_dataset
 from tellapart.data.synthetic.dots import DOTS, DOTS_JITTERED
 from tellapart.data.synthetic.shapes import SHAPES
 from tellapart.data.synthetic.worms import WORMS
@@ -92,7 +92,7 @@ def test_evaluator_finds_nothing_missing_in_the_truth(dataset, tmp_path, monkeyp
     replace(dataset, name=f"tellapart_test_{dataset.name}", splits={"tiny": (31, 2)}).register()
     try:
         assert not list(tmp_path.iterdir())  # drawn when they are asked for
-        assert check_dataset(name) == list(dataset.classes)
+        assert read_dataset(name).classes == list(dataset.classes)
         evaluator = COCOEvaluator(name, ("bbox", "segm"), False, str(tmp_path / "out"))
         evaluator.reset()
         for one in DatasetCatalog.get(name):

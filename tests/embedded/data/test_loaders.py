@@ -75,9 +75,7 @@ def test_workers_are_seeded(grouping):
     def run(seed):
         dataset = MapDataset(DatasetFromList(RECORDS), draw)
         sampler = TrainingSampler(7, seed=1)
-        loader = build_batch_data_loader(
-            dataset, sampler, 2, aspect_ratio_grouping=grouping, num_workers=2, seed=seed
-        )
+        loader = build_batch_data_loader(dataset, sampler, 2, aspect_ratio_grouping=grouping, num_workers=2, seed=seed)
         return batches(loader, 3)
 
     first = run(5)

@@ -102,8 +102,16 @@ def worker_init_reset_seed(worker_id: int) -> None:
 
 
 def build_batch_data_loader(
-    dataset, sampler, total_batch_size: int, *, aspect_ratio_grouping: bool = False, num_workers: int = 0,
-    collate_fn: Callable | None = None, drop_last: bool = True, seed: int | None = None, **kwargs: Any,
+    dataset,
+    sampler,
+    total_batch_size: int,
+    *,
+    aspect_ratio_grouping: bool = False,
+    num_workers: int = 0,
+    collate_fn: Callable | None = None,
+    drop_last: bool = True,
+    seed: int | None = None,
+    **kwargs: Any,
 ):
     """Build a data loader of batches with ``total_batch_size / number of processes`` elements.
 
@@ -187,8 +195,15 @@ def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None) -
 
 @configurable(from_config=_train_loader_from_config)
 def build_detection_train_loader(
-    dataset, *, mapper: Callable[[dict], Any] | None, sampler=None, total_batch_size: int,
-    aspect_ratio_grouping: bool = True, num_workers: int = 0, collate_fn: Callable | None = None, **kwargs: Any,
+    dataset,
+    *,
+    mapper: Callable[[dict], Any] | None,
+    sampler=None,
+    total_batch_size: int,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    collate_fn: Callable | None = None,
+    **kwargs: Any,
 ):
     """Build a data loader for training, which is endless with a training sampler.
 
@@ -221,7 +236,12 @@ def _test_loader_from_config(cfg, dataset_name: str | Sequence[str], mapper=None
 
 @configurable(from_config=_test_loader_from_config)
 def build_detection_test_loader(
-    dataset, *, mapper: Callable[[dict], Any] | None, sampler=None, batch_size: int = 1, num_workers: int = 0,
+    dataset,
+    *,
+    mapper: Callable[[dict], Any] | None,
+    sampler=None,
+    batch_size: int = 1,
+    num_workers: int = 0,
     collate_fn: Callable | None = None,
 ) -> torchdata.DataLoader:
     """Build a data loader for inference: every image once, split over the processes.

@@ -30,8 +30,14 @@ class DatasetMapper:
 
     @configurable
     def __init__(
-        self, is_train: bool, *, augmentations: list[T.Augmentation | Transform], image_format: str,
-        use_instance_mask: bool = False, instance_mask_format: str = "polygon", recompute_boxes: bool = False,
+        self,
+        is_train: bool,
+        *,
+        augmentations: list[T.Augmentation | Transform],
+        image_format: str,
+        use_instance_mask: bool = False,
+        instance_mask_format: str = "polygon",
+        recompute_boxes: bool = False,
     ) -> None:
         assert use_instance_mask or not recompute_boxes, "recompute_boxes is True: set use_instance_mask too"
         self.is_train = is_train

@@ -174,7 +174,10 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
 
 
 def filter_empty_instances(
-    instances: Instances, by_box: bool = True, by_mask: bool = True, box_threshold: float = 1e-5,
+    instances: Instances,
+    by_box: bool = True,
+    by_mask: bool = True,
+    box_threshold: float = 1e-5,
     return_mask: bool = False,
 ) -> Instances | tuple[Instances, torch.Tensor]:
     """Remove instances with an empty box or an empty mask.

@@ -67,9 +67,7 @@ Train on two machines:
     (machine0)$ {sys.argv[0]} --machine-rank 0 --num-machines 2 --dist-url <URL> [--other-flags]
     (machine1)$ {sys.argv[0]} --machine-rank 1 --num-machines 2 --dist-url <URL> [--other-flags]
 """
-    parser = argparse.ArgumentParser(
-        epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(epilog=epilog or examples, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
     parser.add_argument(
         "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if there is one"

@@ -212,9 +212,7 @@ class SimpleTrainer(TrainerBase):
             self.write_metrics(loss_dict, data_time, self.iter, prefix)
 
     @staticmethod
-    def write_metrics(
-        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
-    ) -> None:
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
         """Average the losses over all processes and store them in the main process.
 
         All processes must call it.
@@ -238,9 +236,7 @@ class SimpleTrainer(TrainerBase):
         metrics = {k: float(np.mean([m[k] for m in gathered])) for k in gathered[0]}
         total_loss = sum(metrics.values())
         if not np.isfinite(total_loss):
-            raise FloatingPointError(
-                f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {metrics}"
-            )
+            raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {metrics}")
         storage.put_scalar(f"{prefix}total_loss", total_loss, cur_iter=cur_iter)
         if len(metrics) > 1:
             storage.put_scalars(cur_iter=cur_iter, **metrics)

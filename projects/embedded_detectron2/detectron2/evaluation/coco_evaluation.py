@@ -42,8 +42,14 @@ class COCOEvaluator(DatasetEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, tasks: tuple[str, ...] | None = None, distributed: bool = True,
-        output_dir: str | None = None, *, max_dets_per_image: int | None = None, use_fast_impl: bool = True,
+        self,
+        dataset_name: str,
+        tasks: tuple[str, ...] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int | None = None,
+        use_fast_impl: bool = True,
         allow_cached_coco: bool = True,
     ) -> None:
         self._tasks, self._distributed, self._output_dir = tasks, distributed, output_dir

@@ -101,7 +101,9 @@ class _Stopwatch:
 
 
 def inference_on_dataset(
-    model: Callable, data_loader, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
+    model: Callable,
+    data_loader,
+    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
     callbacks: Mapping[str, Callable[[], None]] | None = None,
 ):
     """Run a model over a data loader, evaluate its outputs, and log the speed.

@@ -71,9 +71,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def get_default_optimizer_params(
-    model: nn.Module, base_lr: float | None = None, weight_decay: float | None = None,
-    weight_decay_norm: float | None = None, bias_lr_factor: float | None = 1.0, weight_decay_bias: float | None = None,
-    lr_factor_func: Callable[[str], float] | None = None, overrides: dict[str, dict[str, float]] | None = None,
+    model: nn.Module,
+    base_lr: float | None = None,
+    weight_decay: float | None = None,
+    weight_decay_norm: float | None = None,
+    bias_lr_factor: float | None = 1.0,
+    weight_decay_bias: float | None = None,
+    lr_factor_func: Callable[[str], float] | None = None,
+    overrides: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups for an optimizer: each trainable parameter once, grouped by equal options.
 

@@ -16,7 +16,11 @@ class WarmupParamScheduler(CompositeParamScheduler):
     """Add a warm-up before a schedule."""
 
     def __init__(
-        self, scheduler: ParamScheduler, warmup_factor: float, warmup_length: float, warmup_method: str = "linear",
+        self,
+        scheduler: ParamScheduler,
+        warmup_factor: float,
+        warmup_length: float,
+        warmup_method: str = "linear",
         rescale_interval: bool = False,
     ):
         """

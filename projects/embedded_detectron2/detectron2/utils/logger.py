@@ -40,8 +40,14 @@ class _Formatter(logging.Formatter):
 
 @functools.cache  # a second call must not add the handlers again
 def setup_logger(
-    output: str | None = None, distributed_rank: int = 0, *, color: bool = True, name: str = "detectron2",
-    abbrev_name: str | None = None, enable_propagation: bool = False, configure_stdout: bool = True,
+    output: str | None = None,
+    distributed_rank: int = 0,
+    *,
+    color: bool = True,
+    name: str = "detectron2",
+    abbrev_name: str | None = None,
+    enable_propagation: bool = False,
+    configure_stdout: bool = True,
 ) -> logging.Logger:
     """Let a logger write to the console (rank 0 only) and to a file, at level DEBUG.
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from ...files import atomic_folder, cache_dir
 from ..coco_folder import coco_annotation
+from ..reader import CocoFolder
 
 # (seed, index) -> image, uint8 (H, W, 3) RGB or (H, W) gray; per object its class index and its mask, bool (H, W)
 Draw = Callable[[int, int], tuple[np.ndarray, list[tuple[int, np.ndarray]]]]
@@ -89,7 +89,7 @@ class SyntheticDataset:
     def register(self) -> None:
         """Register all splits in Detectron2's catalogs.
 
-        Images are drawn at the first ``DatasetCatalog.get`` or ``check_dataset``. Call ``check_dataset`` before you
+        Images are drawn at the first ``DatasetCatalog.get`` or ``read_dataset``. Call ``read_dataset`` before you
         read the ``json_file`` of the metadata, for example for an evaluator that is built before any loader.
         """
         root = cache_dir()
@@ -99,17 +99,14 @@ class SyntheticDataset:
             def ensure(split: str = split) -> tuple[str, str]:
                 return self.ensure(split, root)
 
-            def load(ensure: Callable[[], tuple[str, str]] = ensure, name: str = name) -> list[dict]:
-                return load_coco_json(*ensure(), name)
-
-            DatasetCatalog.register(name, load)
             folder = self.folder(split, root)
+            json_file, image_root = str(folder / "instances.json"), str(folder / "images")
+            DatasetCatalog.register(name, CocoFolder(name, json_file, image_root, ensure))
             MetadataCatalog.get(name).set(
-                json_file=str(folder / "instances.json"),
-                image_root=str(folder / "images"),
+                json_file=json_file,
+                image_root=image_root,
                 evaluator_type="coco",
                 thing_classes=list(self.classes),
                 thing_colors=[list(color) for color in self.colors],
                 thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(self.classes))},
-                tellapart_ensure=ensure,
             )

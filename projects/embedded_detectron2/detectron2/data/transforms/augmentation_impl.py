@@ -39,8 +39,11 @@ class ResizeShortestEdge(Augmentation):
     """
 
     def __init__(
-        self, short_edge_length: list[int] | tuple[int, ...] | int, max_size: int = sys.maxsize,
-        sample_style: str = "range", interp: int = BILINEAR,
+        self,
+        short_edge_length: list[int] | tuple[int, ...] | int,
+        max_size: int = sys.maxsize,
+        sample_style: str = "range",
+        interp: int = BILINEAR,
     ) -> None:
         assert sample_style in ("range", "choice"), f"sample_style is {sample_style!r}, expected 'range' or 'choice'"
         if isinstance(short_edge_length, int):
