@@ -87,4 +87,6 @@ def run_shared(case: SharedCase, folder: Path, output: Path, run_here: Callable,
     if case.script:
         return run_process([str(ROOT / "datasets" / case.script), *words], output)
     forget_sets()
-    return run_here(words, folder=output)
+    outcome = run_here(words, folder=output)
+    outcome.folder = str(folder)
+    return outcome

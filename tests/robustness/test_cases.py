@@ -14,7 +14,7 @@ RUNS = [(case, model) for case in CASES for model in case.models]
 def test_case(case, model, tmp_path, weights_of):
     weights = weights_of(model) if case.weights else None
     outcome = run_case(case, tmp_path, model, weights)
-    check(outcome, case.expect, tmp_path, in_process=not case.process)
+    check(outcome, case.expect, in_process=not case.process)
 
 
 def test_number_of_cases_and_unique_names():

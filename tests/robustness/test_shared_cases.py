@@ -14,7 +14,7 @@ def test_shared_case(case, shared_data, tmp_path):
     if not folder.is_dir():
         pytest.skip(f"there is no folder {folder}")
     outcome = run_shared(case, folder / case.id, tmp_path, run_here, run_process)
-    check(outcome, case.expect, tmp_path, in_process=not case.script)
+    check(outcome, case.expect, in_process=not case.script)
 
 
 def test_every_shared_case_is_listed(shared_data):
