@@ -129,8 +129,11 @@ def _parse_array(reader: _Reader) -> np.ndarray:
         raise InputError(f"{reader.part} has {ndim} dimensions, expected 1 to 32")
     shape = reader.read_numbers(f"{ndim}{dim_code}")
     _, _, flag = reader.read_numbers("3i")  # the first two are the device on which the array was saved
-    if min(shape) < 0 or not 0 <= flag < len(DTYPES):
-        raise InputError(f"{reader.part} has shape {shape} and type flag {flag}, expected 0 to {len(DTYPES) - 1}")
+    if min(shape) < 1 or not 0 <= flag < len(DTYPES):
+        raise InputError(
+            f"{reader.part} has shape {shape} and type flag {flag}, expected sides of at least 1 and a flag from 0 to "
+            f"{len(DTYPES) - 1}"
+        )
     dtype = np.dtype(DTYPES[flag])
     return np.frombuffer(reader.read_bytes(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
@@ -199,6 +202,9 @@ def _check_shapes(params: dict[str, np.ndarray], layers: dict, grid_size: int, n
         for name in vectors:
             if params[name].shape != (num_outputs[conv],):
                 raise InputError(f"{name} has shape {params[name].shape}, expected {(num_outputs[conv],)} as {weight}")
+    conv1_shape = params["arg:conv1_weight"].shape
+    if conv1_shape[1] != 3:
+        raise InputError(f"arg:conv1_weight has shape {conv1_shape}, expected 3 input channels (RGB)")
     area = grid_size**2
     if grid_size < 1 or num_outputs["fcis_bbox"] != 8 * area:
         expected = f"2 * 4 * {grid_size} * {grid_size} (class-agnostic boxes and --grid-size {grid_size})"
