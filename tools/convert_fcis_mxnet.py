@@ -41,6 +41,7 @@ import torch
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DTYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")  # the index is the type flag in the file
+MAX_ELEMENTS = 2**40
 NUM_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 BRANCHES = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 NORM = {
@@ -129,11 +130,10 @@ def _parse_array(reader: _Reader) -> np.ndarray:
         raise InputError(f"{reader.part} has {ndim} dimensions, expected 1 to 32")
     shape = reader.read_numbers(f"{ndim}{dim_code}")
     _, _, flag = reader.read_numbers("3i")  # the first two are the device on which the array was saved
-    if min(shape) < 1 or not 0 <= flag < len(DTYPES):
-        raise InputError(
-            f"{reader.part} has shape {shape} and type flag {flag}, expected sides of at least 1 and a flag from 0 to "
-            f"{len(DTYPES) - 1}"
-        )
+    # numpy refuses shapes with huge sides, even if the array is empty because another side is 0.
+    is_huge = math.prod(max(side, 1) for side in shape) > MAX_ELEMENTS
+    if min(shape) < 0 or is_huge or not 0 <= flag < len(DTYPES):
+        raise InputError(f"{reader.part} has shape {shape} and type flag {flag}, expected 0 to {len(DTYPES) - 1}")
     dtype = np.dtype(DTYPES[flag])
     return np.frombuffer(reader.read_bytes(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
