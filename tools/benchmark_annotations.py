@@ -2,7 +2,8 @@
 """Compare the time and memory of reading annotations of COCO's size with those of Detectron2's ``load_coco_json``.
 
 Writes a synthetic file of that size (118,287 images, 860,001 objects, polygons of 6 to 60 points, 1 % crowds as RLE)
-and empty image files into FOLDER, which are kept for the next run. Each reader runs in a process of its own. Needs Linux.
+and empty image files into FOLDER, which are kept for the next run. Each reader runs in its own
+process. Needs Linux.
 
 Example:
     python tools/benchmark_annotations.py /tmp/coco_size

@@ -32,6 +32,21 @@ def add_config(cfg: CfgNode) -> None:
     # has their number and first ids. "stop": the run stops with that summary before it starts.
     cfg.DATALOADER.BAD_ANNOTATIONS = "drop"
 
+    # How pixels are brought to 8 bits. None is "auto": 8-bit images as they are, all others as "percentile"; an 8-bit
+    # image with only 0 and 1 becomes 0 and 255. "percentile": the 0.1 and 99.9 percentiles of each image become 0 and
+    # 255, the habit of microscopy tools; colors share one range, other channels have their own. "full_range": the range
+    # of the integer type (of floats: 0 to 1). [low, high]: these values. "none": pixels as they are, in float32.
+    # The default is None because Detectron2's configs accept both text and a list only for such a key.
+    cfg.INPUT.SCALING = None
+    # Files with several pages (TIFF stacks, GIF): "first" reads the first page; "channels" reads each page as a
+    # channel, and MODEL.PIXEL_MEAN and PIXEL_STD need one value per page; "max" is the maximum over all pages.
+    cfg.INPUT.PAGES = "first"
+    # "apply" turns images as their EXIF orientation says, as Detectron2 does. "ignore" leaves them as they are stored,
+    # for annotations that were drawn on the stored pixels.
+    cfg.INPUT.EXIF = "apply"
+    # Images with more pixels stop the run. The default is the limit of Pillow, a protection against broken files.
+    cfg.INPUT.MAX_PIXELS = 178_956_970
+
     # "SGD", as in Detectron2 and in all three papers, or "ADAMW" (Adam with decoupled weight decay), which learns
     # faster from random weights in short runs.
     cfg.SOLVER.OPTIMIZER = "SGD"

@@ -51,8 +51,9 @@ def test_clean_ones_are_the_same_objects(segmentation):
 
 
 CROWDS = {
-    "absent": (..., 0), "null": (None, 0), "text 0": ("0", 0), "text 1": ("1", 1), "false": (False, 0), 
-    "true": (True, 1), "0.0": (0.0, 0), "1.0": (1.0, 1), "text false": ("False", 0), "empty": ("", 0), "2": (2, None), "-1": (-1, None),
+    "absent": (..., 0), "null": (None, 0), "text 0": ("0", 0), "text 1": ("1", 1), "false": (False, 0),
+    "true": (True, 1), "0.0": (0.0, 0), "1.0": (1.0, 1), "text false": ("False", 0), "empty": ("", 0),
+    "2": (2, None), "-1": (-1, None),
     "maybe": ("maybe", None), "list": ([0], None), "nan": (math.nan, None),
 }  # fmt: skip
 

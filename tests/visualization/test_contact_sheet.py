@@ -5,6 +5,7 @@ import json
 import tellapart  # noqa: F401
 from tellapart.data import read_dataset, register_coco_folder
 from tellapart.data.coco_folder import coco_annotation
+from tellapart.data.image_reading import ImageReader
 from tellapart.visualization.contact_sheet import contact_sheet_from_results
 from tellapart.visualization.drawing import CAPTION_HEIGHT, MARGIN
 
@@ -41,7 +42,7 @@ def folder(tmp_path):
 def sheet(folder, predictions, num_images=2):
     (folder / "results.json").write_text(json.dumps(predictions))
     path = folder / "out" / "sheet.png"
-    contact_sheet_from_results(path, read_dataset(NAME), folder / "results.json", num_images, 0.5)
+    contact_sheet_from_results(path, read_dataset(NAME), folder / "results.json", num_images, 0.5, ImageReader())
     return cv2.imread(str(path))
 
 

@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 from detectron2.structures import BoxMode
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..errors import InputError
@@ -14,6 +13,7 @@ from .changes import Changes
 from .coco_json import number_annotations, parse_coco_json, read_categories, read_images
 from .content import DatasetContent, set_classes
 from .file_names import resolve_file_names
+from .image_reading import ImageReader
 from .normalize import Normalizer
 
 
@@ -93,13 +93,10 @@ def image_size(where: str, path: str) -> dict[str, int]:
         InputError: the file is not an image.
     """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # EXIF orientations that swap the sides
-                width, height = height, width
-    except Exception as error:  # Pillow raises many types of errors for broken files
+        info = ImageReader().describe(path)
+    except OSError as error:
         raise InputError(f"{where}: image {path} cannot be read: {error}") from error
-    return {"height": height, "width": width}
+    return {"height": info.height, "width": info.width}
 
 
 def _to_records(

@@ -20,49 +20,19 @@ from tellapart.errors import InputError
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
-from detectron2.data import detection_utils as utils
+from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .content import DatasetContent
+from .image_reading import ImageReader
+from .mapper import UNREADABLE, GuardedMapper, build_mapper
 from .reader import read_dataset, release_dataset
 
-# Key of a sample whose image cannot be read; its value is the reason.
-_UNREADABLE = "unreadable"
 # Key of a sample that replaces unreadable ones; its value is {file name: reason}.
 _SKIPPED = "skipped_unreadable"
-
-
-class GuardedMapper:
-    """A mapper (dataset dict -> model input) that marks unreadable images instead of raising an error.
-
-    :func:`guard` removes the marked samples in the main process, so the error becomes one message, whichever worker
-    found it. Other errors of the mapper are raised.
-    """
-
-    def __init__(self, mapper: Callable[[dict], dict]) -> None:
-        self.mapper = mapper
-
-    def __call__(self, dataset_dict: dict) -> dict:
-        try:
-            return self.mapper(dataset_dict)
-        except Exception:
-            problem = _reading_problem(dataset_dict)  # reads the image a second time, so only after an error
-            if not problem:
-                raise
-            return {"file_name": dataset_dict["file_name"], _UNREADABLE: problem}
-
-
-def _reading_problem(dataset_dict: dict) -> str:
-    """Return why the image of a dataset dict cannot be read, or ""."""
-    try:
-        utils.check_image_size(dataset_dict, utils.read_image(dataset_dict["file_name"]))
-    except Exception as error:  # Pillow raises many types of errors for broken files
-        return " ".join(str(error).split()) or type(error).__name__
-    return ""
 
 
 def guard(batches: Iterable[list[dict]], skip_bad: bool) -> Iterator[list[dict]]:
@@ -80,10 +50,10 @@ def guard(batches: Iterable[list[dict]], skip_bad: bool) -> Iterator[list[dict]]
         for batch in batches:
             for sample in batch:
                 problems = sample.pop(_SKIPPED, {})
-                if _UNREADABLE in sample:
-                    problems = {**problems, sample["file_name"]: sample[_UNREADABLE]}
+                if UNREADABLE in sample:
+                    problems = {**problems, sample["file_name"]: sample[UNREADABLE]}
                 _report(problems, skip_bad, skipped)
-            batch = [sample for sample in batch if _UNREADABLE not in sample]
+            batch = [sample for sample in batch if UNREADABLE not in sample]
             if batch:
                 yield batch
     finally:
@@ -131,7 +101,7 @@ def build_guarded_test_loader(
     Raises:
         InputError: while iterating, for an unreadable image, unless ``DATALOADER.SKIP_BAD_IMAGES``.
     """
-    guarded = GuardedMapper(mapper or DatasetMapper(cfg, False))
+    guarded = GuardedMapper(mapper or build_mapper(cfg, False), ImageReader.from_cfg(cfg))
     dicts = read_datasets(cfg, [dataset_name])[dataset_name].records
     if cfg.MODEL.COLORING.CLUSTERING == "kmeans":  # counted here, because the mapper drops the annotations
         dicts = [
@@ -182,7 +152,7 @@ class ResumableBatchSampler(Sampler):
 class PositionSeededDataset(Dataset):
     """Maps (position, index) to a training sample whose randomness depends only on (seed, position)."""
 
-    def __init__(self, dicts: Any, mapper: Callable[[dict], dict], seed: int, skip_bad: bool) -> None:
+    def __init__(self, dicts: Any, mapper: GuardedMapper, seed: int, skip_bad: bool) -> None:
         """
         Args:
             dicts: dataset dicts by index; every access returns a new copy.
@@ -192,7 +162,7 @@ class PositionSeededDataset(Dataset):
             skip_bad: replace an unreadable image by the next one.
         """
         self.dicts = dicts
-        self.mapper = GuardedMapper(mapper)
+        self.mapper = mapper
         self.seed = seed
         self.skip_bad = skip_bad
 
@@ -207,8 +177,8 @@ class PositionSeededDataset(Dataset):
                 sample = self.mapper(self.dicts[(index + step) % len(self.dicts)])
             if sample is None:
                 continue
-            if _UNREADABLE in sample and self.skip_bad:
-                skipped[sample["file_name"]] = sample[_UNREADABLE]
+            if UNREADABLE in sample and self.skip_bad:
+                skipped[sample["file_name"]] = sample[UNREADABLE]
                 continue
             return {**sample, _SKIPPED: skipped} if skipped else sample
         raise InputError(f"None of the {len(self.dicts)} training images can be used")
@@ -259,7 +229,7 @@ def build_resumable_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | 
 
     Args:
         cfg: the config.
-        mapper: dataset dict -> model input; default ``DatasetMapper(cfg, True)``.
+        mapper: dataset dict -> model input; default :func:`tellapart.data.mapper.build_mapper`.
 
     Raises:
         InputError: a data set is missing, broken or empty, or the batch size is not divisible by the number of
@@ -271,13 +241,14 @@ def build_resumable_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | 
         batch_size = cfg.SOLVER.IMS_PER_BATCH
         raise InputError(f"SOLVER.IMS_PER_BATCH is {batch_size}, expected a multiple of the {world} processes")
     if mapper is None:
-        mapper = DatasetMapper(follow_mask_format(cfg, has_rle), True)
+        mapper = build_mapper(follow_mask_format(cfg, has_rle), True)
+    guarded = GuardedMapper(mapper, ImageReader.from_cfg(cfg))
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = np.array([one["width"] > one["height"] for one in dicts], dtype=np.int8)
     sampler = ResumableBatchSampler(_build_sampler(cfg, dicts, seed), cfg.SOLVER.IMS_PER_BATCH // world, groups)
-    dataset = PositionSeededDataset(DatasetFromList(dicts), mapper, seed, cfg.DATALOADER.SKIP_BAD_IMAGES)
+    dataset = PositionSeededDataset(DatasetFromList(dicts), guarded, seed, cfg.DATALOADER.SKIP_BAD_IMAGES)
     for name in cfg.DATASETS.TRAIN:
         release_dataset(name, cfg.MODEL.MASK_ON)
     return ResumableLoader(dataset, sampler, cfg.DATALOADER.NUM_WORKERS)

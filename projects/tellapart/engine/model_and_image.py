@@ -9,11 +9,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from fvcore.transforms.transform import Transform
 from torch import nn
 
+from ..data.image_reading import ImageReader
+from ..data.mapper import AtLeastOnePixel
 from ..errors import InputError
 from .checkpoint import Checkpointer
 from .config_checks import load_config
@@ -51,10 +52,11 @@ def load_model_and_image(
     check(model, cfg)
     Checkpointer(model).resume_or_load(cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
     try:
-        image = read_image(args.image, cfg.INPUT.FORMAT)
+        image = ImageReader.from_cfg(cfg)(args.image, cfg.INPUT.FORMAT)
     except (OSError, SyntaxError) as error:
         raise InputError(f"cannot read image {args.image}: {error}") from error
-    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST).get_transform(image)
+    shortest_edge = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+    resize = AtLeastOnePixel(shortest_edge).get_transform(image)
     resized = torch.as_tensor(resize.apply_image(image).transpose(2, 0, 1).copy())
     return model.eval(), cfg, {"image": resized, "file_name": args.image}, resize
 

@@ -15,6 +15,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvalua
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 
+from ..data.image_reading import ImageReader
 from ..data.loader import build_guarded_test_loader, build_resumable_train_loader, read_datasets
 from ..data.reader import evaluation_metadata
 from ..errors import InputError
@@ -122,7 +123,7 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
         """Evaluate on every test set, then draw a contact sheet for each test set with COCO results."""
         results = super().test(cfg, model, evaluators)
-        sheet = cfg.TEST.CONTACT_SHEET
+        sheet, reader = cfg.TEST.CONTACT_SHEET, ImageReader.from_cfg(cfg)
         if comm.is_main_process() and sheet.NUM_IMAGES > 0:
             for name in cfg.DATASETS.TEST:
                 folder = inference_folder(cfg, name)
@@ -131,7 +132,7 @@ class Trainer(DefaultTrainer):
                     continue
                 path = os.path.join(folder, f"contact_sheet_{name}.png")
                 content = read_datasets(cfg, [name])[name]
-                contact_sheet_from_results(path, content, detections_file, sheet.NUM_IMAGES, sheet.SCORE_THRESH)
+                contact_sheet_from_results(path, content, detections_file, sheet.NUM_IMAGES, sheet.SCORE_THRESH, reader)
                 logger.info("Images with true and predicted masks: %s", path)
         return results
 

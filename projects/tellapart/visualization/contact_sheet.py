@@ -10,11 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data import detection_utils as utils
 from pycocotools import mask as coco_mask
 
 from ..data.annotations import annotation_to_rle
 from ..data.content import DatasetContent
+from ..data.image_reading import ImageReader
 from .drawing import Color, add_caption, brighten, draw_instances, palette, resize_longest, write_rows
 
 _PANEL_SIZE = 360  # longer side of an image on the sheet, pixels
@@ -23,22 +23,23 @@ _MATCH_IOU = 0.5
 
 
 def contact_sheet_from_results(
-    path: str | Path, content: DatasetContent, results_json: str | Path, num_images: int, score_threshold: float
-) -> None:
+    path: str | Path, content: DatasetContent, results_json: str | Path, num_images: int, score_threshold: float,
+    reader: ImageReader,
+) -> None:  # fmt: skip
     """Draw the contact sheet from the results file of an evaluation, without running inference again.
 
     Args:
         path: of the PNG; its folder is created if it does not exist.
         content: the data set, see ``read_dataset``.
         results_json: ``inference/coco_instances_results.json``, written by the COCO evaluator.
-        num_images, score_threshold: see :func:`write_contact_sheet`.
+        num_images, score_threshold, reader: see :func:`write_contact_sheet`.
     """
     predictions: dict[Any, list[dict]] = defaultdict(list)
     for prediction in json.loads(Path(results_json).read_text()):
         predictions[prediction["image_id"]].append(prediction)
     contiguous_ids = {category: index for index, category in enumerate(content.category_ids)}
     metadata = SimpleNamespace(thing_classes=content.classes, thing_dataset_id_to_contiguous_id=contiguous_ids)
-    write_contact_sheet(path, content.records, predictions, metadata, num_images, score_threshold)
+    write_contact_sheet(path, content.records, predictions, metadata, num_images, score_threshold, reader)
 
 
 def write_contact_sheet(
@@ -48,6 +49,7 @@ def write_contact_sheet(
     metadata: Any,
     num_images: int,
     score_threshold: float,
+    reader: ImageReader,
 ) -> None:
     """Write a PNG with one row per image: the image, the ground truth, the predictions.
 
@@ -64,6 +66,7 @@ def write_contact_sheet(
         metadata: of the data set: ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``.
         num_images: number of images, from the start of ``dataset_dicts``.
         score_threshold: predictions below it are not drawn.
+        reader: reads the images.
     """
     class_names = metadata.thing_classes
     contiguous_ids = metadata.thing_dataset_id_to_contiguous_id
@@ -74,7 +77,7 @@ def write_contact_sheet(
     rows = []
     for record in dataset_dicts[:num_images]:
         try:
-            image = utils.read_image(record["file_name"], "BGR")
+            image = reader.picture(record["file_name"])
         except (OSError, SyntaxError):  # the data loader has reported it already
             continue
         size = image.shape[:2]
