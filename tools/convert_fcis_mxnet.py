@@ -41,6 +41,7 @@ import torch
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DTYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")  # the index is the type flag in the file
+MAX_ELEMENTS = 2**40
 NUM_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 BRANCHES = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 NORM = {
@@ -129,7 +130,9 @@ def _parse_array(reader: _Reader) -> np.ndarray:
         raise InputError(f"{reader.part} has {ndim} dimensions, expected 1 to 32")
     shape = reader.read_numbers(f"{ndim}{dim_code}")
     _, _, flag = reader.read_numbers("3i")  # the first two are the device on which the array was saved
-    if min(shape) < 0 or not 0 <= flag < len(DTYPES):
+    # numpy refuses shapes with huge sides, even if the array is empty because another side is 0.
+    is_huge = math.prod(max(side, 1) for side in shape) > MAX_ELEMENTS
+    if min(shape) < 0 or is_huge or not 0 <= flag < len(DTYPES):
         raise InputError(f"{reader.part} has shape {shape} and type flag {flag}, expected 0 to {len(DTYPES) - 1}")
     dtype = np.dtype(DTYPES[flag])
     return np.frombuffer(reader.read_bytes(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
@@ -199,6 +202,9 @@ def _check_shapes(params: dict[str, np.ndarray], layers: dict, grid_size: int, n
         for name in vectors:
             if params[name].shape != (num_outputs[conv],):
                 raise InputError(f"{name} has shape {params[name].shape}, expected {(num_outputs[conv],)} as {weight}")
+    conv1_shape = params["arg:conv1_weight"].shape
+    if conv1_shape[1] != 3:
+        raise InputError(f"arg:conv1_weight has shape {conv1_shape}, expected 3 input channels (RGB)")
     area = grid_size**2
     if grid_size < 1 or num_outputs["fcis_bbox"] != 8 * area:
         expected = f"2 * 4 * {grid_size} * {grid_size} (class-agnostic boxes and --grid-size {grid_size})"
