@@ -55,6 +55,13 @@ def test_clean_dicts_stay_as_they_are(register):
     assert not content.changes and content.has_polygons and not content.has_rle and content.classes == ["a", "b"]
 
 
+def test_crowds_do_not_decide_the_mask_format(register):
+    """COCO's crowds are RLE and are not trained on: its polygons stay polygons."""
+    crowd = annotation(iscrowd=1, segmentation={"size": [10, 20], "counts": [10, 90, 100]}, bbox=[1, 0, 10, 10])
+    content = read_dataset(register(record(annotation(), crowd)))
+    assert content.has_polygons and not content.has_rle and not content.bad
+
+
 def test_numpy_values_and_missing_keys(register):
     numbers = annotation(
         category_id=np.int64(1),

@@ -27,7 +27,7 @@ class DatasetContent:
         category_ids: the ids in the file, in the order of the contiguous ids.
         has_annotations: False for a test set without labels. The records then have no ``annotations``.
         has_masks: whether any annotation had a segmentation, valid or not.
-        has_rle, has_polygons: whether any segmentation in the records is an RLE, or polygons.
+        has_rle, has_polygons: whether any object's segmentation is an RLE, or polygons; crowds do not count.
         changes: all that was changed, dropped or ignored.
         bad: the part of it that loses or replaces something: what ``DATALOADER.BAD_ANNOTATIONS`` is about.
         json_file: the file in COCO format, or "" if the data set has none.
@@ -50,6 +50,8 @@ class DatasetContent:
     def __post_init__(self) -> None:
         for record in self.records:
             for annotation in record.get("annotations", ()):
+                if annotation.get("iscrowd"):
+                    continue  # COCO's crowds are RLE, and its objects polygons; mappers leave crowds out
                 kind = type(annotation.get("segmentation"))
                 self.has_rle = self.has_rle or kind is dict
                 self.has_polygons = self.has_polygons or kind is list

@@ -55,8 +55,8 @@ def _check_same_categories(contents: Sequence[DatasetContent]) -> None:
         same = "the same names in another order" if sorted(first.classes) == sorted(content.classes) else "other names"
         raise InputError(
             f"data sets {first.name} and {content.name} have {same}: category {at + 1} by id is {names[0]} in "
-            f"{first.name} and {names[1]} in {content.name}. A model knows categories by their position: give them equal "
-            "ids and names"
+            f"{first.name} and {names[1]} in {content.name}. A model knows categories by their position: give them "
+            "equal ids and names"
         )
 
 
