@@ -123,6 +123,21 @@ def test_same_seed_same_losses_and_resume_repeats_them(run, tmp_path, workers):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_resume_with_other_settings(run, tmp_path):
+    """What the checkpoint decides is said; what cannot go on is refused."""
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0")
+    run(tmp_path, opts=opts, kill_at=1)
+    for more, message in (
+        (("SOLVER.OPTIMIZER", "ADAMW"), "trained with SGD, and SOLVER.OPTIMIZER is ADAMW"),
+        (("MODEL.BACKBONE.FREEZE_AT", "3"), "parameters were trained, and this config trains"),
+        (("SOLVER.LR_FACTORS", "[['roi_heads', 0.5]]"), "One of SOLVER.BASE_LR"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(tmp_path, "--resume", opts=(*opts, *more))
+    assert sorted(run(tmp_path, "--resume", opts=(*opts, "SOLVER.BASE_LR", "0.02"))) == [2, 3, 4, 5]
+    assert "0.02 in the config, 0.01 in the checkpoint" in (tmp_path / "log.txt").read_text()
+
+
 def test_another_seed_changes_the_losses(run, tmp_path):
     opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
     assert run(tmp_path / "a", opts=opts) != run(tmp_path / "b", opts=(*opts, "SEED", "7"))

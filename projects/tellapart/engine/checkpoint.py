@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import zipfile
 from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 
 from ..errors import InputError, first_few
 from ..files import atomic_file
+from .resume_checks import check_resumed_optimizer
+from .weights_file import weights_in, why_unreadable
 
 # The maximum number of parameter names in a message.
 _MAX_NAMES = 5
@@ -41,6 +42,7 @@ class Checkpointer(DetectionCheckpointer):
         self.path_manager = AtomicPathManager(self.path_manager)
         self._loaded_names: set[str] = set()
         self._incompatible: Any = None
+        self._resuming = False
 
     @classmethod
     def from_checkpointer(cls, other: DetectionCheckpointer) -> Checkpointer:
@@ -60,19 +62,42 @@ class Checkpointer(DetectionCheckpointer):
             The contents of the checkpoint other than the model.
 
         Raises:
-            InputError: the file is missing, is not a checkpoint, or belongs to another model.
+            InputError: the file is missing, is not a checkpoint, has values that are not finite, or belongs to another
+                model or, when resuming, to another optimizer.
         """
-        resuming = resume and self.has_checkpoint()
-        path = self.get_checkpoint_file() if resuming else path
-        if path and "://" not in path and not os.path.isfile(path):
-            raise InputError(f"checkpoint {path} does not exist")
+        self._resuming = resume and self.has_checkpoint()
+        path = self.get_checkpoint_file() if self._resuming else path
+        if not path and must_fit:
+            raise InputError("MODEL.WEIGHTS is '', expected the trained weights: a file such as output/model_final.pth")
+        check_exists(path)
         try:
-            rest = self.load(path) if resuming else self.load(path, checkpointables=[])
-        except (EOFError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, KeyError) as error:
+            rest = self.load(path) if self._resuming else self.load(path, checkpointables=[])
+        except OSError as error:
+            raise InputError(
+                f"checkpoint {path} cannot be fetched: {error}. Without a network, copy the file here and set "
+                "MODEL.WEIGHTS to its path, or to '' to train from random weights"
+            ) from error
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"checkpoint {path} cannot be read: {error}") from error
         if path:
-            self._check_fit(path, must_fit or resuming)
+            self._check_fit(path, must_fit or self._resuming)
         return rest
+
+    def _load_file(self, path: str) -> dict[str, Any]:
+        try:
+            loaded = super()._load_file(path)
+        except Exception as error:  # broken zip files and pickles raise errors of any kind
+            raise InputError(f"checkpoint {path} cannot be read: {why_unreadable(path, error)}") from error
+        if not isinstance(loaded, dict):
+            raise InputError(f"checkpoint {path} holds a {type(loaded).__name__}, expected a dict of weights")
+        loaded["model"] = weights_in(path, loaded, self.model.state_dict())
+        saved = loaded.get("trainer")
+        trainer = self.checkpointables.get("trainer")
+        if self._resuming and trainer is not None and isinstance(saved, dict):
+            saved_optimizer = saved.get("_trainer", saved).get("optimizer")
+            if saved_optimizer is not None:
+                check_resumed_optimizer(path, saved_optimizer, trainer.optimizer.state_dict())
+        return loaded
 
     def _load_model(self, checkpoint: Any) -> Any:
         # Detectron2 only logs the incompatible keys, and only this method returns them.
@@ -103,3 +128,35 @@ class Checkpointer(DetectionCheckpointer):
             total, names = len(self._loaded_names), first_few(unknown, _MAX_NAMES)
             lines.append(f"  {len(unknown)} of the checkpoint's {total} tensors are not in the model: {names}")
         raise InputError("\n".join(lines))
+
+
+def check_exists(path: str) -> None:
+    """Check that ``path`` is "", an address or an existing file; it may end with "?matching_heuristics=True".
+
+    Raises:
+        InputError: there is no such file.
+    """
+    file = path.partition("?")[0]
+    if file and "://" not in file and not os.path.isfile(file):
+        raise InputError(f"checkpoint {file} {'is a folder' if os.path.isdir(file) else 'does not exist'}")
+
+
+def check_weights(cfg: CfgNode, resume: bool, needed: bool) -> None:
+    """Check, before a model is built, that the weights a run starts with exist.
+
+    Args:
+        cfg: the config.
+        resume: the run goes on with the last checkpoint in ``OUTPUT_DIR``, if there is one.
+        needed: the run makes no sense without weights.
+
+    Raises:
+        InputError: the file is missing, or no file is named although weights are needed.
+    """
+    if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        return
+    if needed and not cfg.MODEL.WEIGHTS:
+        raise InputError(
+            "MODEL.WEIGHTS is '', so that an untrained model would be evaluated: add MODEL.WEIGHTS and a file such as "
+            f"{os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}"
+        )
+    check_exists(cfg.MODEL.WEIGHTS)

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..errors import InputError
-from .checkpoint import Checkpointer
+from .checkpoint import Checkpointer, check_weights
 from .config_checks import check_datasets, find_config_file, load_config, register_from_flags
 from .launch import launch
 from .trainer import EVALUATORS, Trainer
@@ -85,6 +85,7 @@ def _setup(args: argparse.Namespace) -> CfgNode:
     config_file = find_config_file(args.config_file) if args.config_file else ""
     cfg = load_config(config_file, args.opts)
     check_values(cfg, tuple(EVALUATORS), is_training=not args.eval_only)
+    check_weights(cfg, resume=args.resume, needed=args.eval_only)
     cfg = check_datasets(cfg, [] if args.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     cfg.freeze()
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))
