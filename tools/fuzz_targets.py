@@ -31,7 +31,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 try:
-    from tellapart.data.image_reading import ImageReader, ReadingOptions
+    from tellapart.data.image_reading import ImageReader
+    from tellapart.data.reading_options import ReadingOptions
 except ImportError:
     ImageReader = None
 

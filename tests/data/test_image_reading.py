@@ -5,9 +5,10 @@ import pickle
 
 import tellapart
 from tellapart.data import image_reading
-from tellapart.data.image_reading import ImageReader, ReadingOptions, apply_orientation
-from tellapart.data.mapper import AtLeastOnePixel
+from tellapart.data.image_reading import ImageReader, apply_orientation
+from tellapart.data.mapper import ResizeAnyImage
 from tellapart.data.pixel_scaling import scale_pixels
+from tellapart.data.reading_options import ReadingOptions
 from tellapart.errors import InputError
 
 import cv2
@@ -293,7 +294,7 @@ def test_at_least_one_pixel(shape):
     image = np.zeros((*shape, 3), np.uint8)
     plain = T.ResizeShortestEdge([64, 80], 120, "choice")
     np.random.seed(3)
-    resized = AtLeastOnePixel(plain).get_transform(image).apply_image(image)
+    resized = ResizeAnyImage(plain).get_transform(image).apply_image(image)
     assert min(resized.shape[:2]) >= 1 and max(resized.shape[:2]) <= 120
     if min(shape) > 2:  # the same random draws and the same result as Detectron2's
         np.random.seed(3)

@@ -223,8 +223,9 @@ def test_class_agnostic_proposals_allow_any_number_of_classes(tiny_config, tiny_
         check_datasets(load_config(str(tiny_config(NAME)), [*opts, number]), [], [NAME])
 
 
-@pytest.mark.parametrize("more", [(), ("--eval-only",)])
-def test_mask_on_without_masks(refused, tiny_config, copied_set, more):
+@pytest.mark.parametrize("is_training", [True, False])
+def test_mask_on_without_masks(refused, tiny_config, copied_set, is_training):
+    more = () if is_training else ("--eval-only", "MODEL.WEIGHTS", str(copied_set[0]))
     edit(copied_set[0], lambda content: [a.pop("segmentation") for a in content["annotations"]])
     message = refused("--config-file", str(tiny_config(NAME)), *flag(copied_set), *more)
     assert f"MODEL.MASK_ON is True, but the annotations of data set {NAME} have no 'segmentation'" in message

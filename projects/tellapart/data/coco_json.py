@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -51,10 +52,12 @@ def parse_coco_json(where: str, json_file: str) -> tuple[dict[str, Any], bool]:
             raise InputError(f"{where}: '{key}' is not a list of objects")
         if not content[key]:
             raise InputError(f"{where}: '{key}' is empty")
-    if content.get("annotations") is None:
+    annotations = content.get("annotations", [])
+    if annotations is None or annotations == []:  # of images without labels
+        is_plain = is_plain and "annotations" not in content
         content.pop("annotations", None)
-    elif not isinstance(content["annotations"], list):
-        raise InputError(f"{where}: 'annotations' is a {type(content['annotations']).__name__}, expected a list")
+    elif not isinstance(annotations, list):
+        raise InputError(f"{where}: 'annotations' is a {type(annotations).__name__}, expected a list")
     return content, is_plain
 
 
@@ -85,7 +88,9 @@ def read_categories(where: str, categories: list[dict], filled: Changes) -> dict
             raise _wrong_value(where, f"category {category_id}", category, "name", "text")
         if category_id in names:
             raise InputError(f"{where}: category id used more than once: {category_id}")
-        names[category_id] = category["name"]
+        names[category_id] = category["name"].encode("utf-8", "replace").decode()
+        if names[category_id] != category["name"]:
+            filled.add("names of categories with characters that are not valid, replaced by '?'", category_id)
         if type(category["id"]) is not int:
             filled.add("ids of categories that are written as text or decimals read as whole numbers", category_id)
     for name, count in Counter(names.values()).items():
@@ -109,6 +114,8 @@ def read_images(where: str, images: list[dict], filled: Changes) -> list[dict]:
             raise _wrong_value(where, f"image number {number}", image, "id", "a whole number or text")
         if not isinstance(image.get("file_name"), str) or not image["file_name"].strip():
             raise _wrong_value(where, f"image {image_id}", image, "file_name", "text")
+        if not _is_encodable(image["file_name"]):
+            raise _wrong_value(where, f"image {image_id}", image, "file_name", "valid Unicode")
         changed: dict[str, Any] = {}
         if type(image_id) is not type(image["id"]):
             changed["id"] = image_id
@@ -158,6 +165,15 @@ def check_unique(where: str, what: str, ids: Iterable[Any]) -> None:
     duplicates = [one for one, count in Counter(ids).items() if count > 1]
     if duplicates:
         raise InputError(f"{where}: {what} used more than once: {first_few(map(str, duplicates))}")
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether the text can be the name of a file: JSON can hold halves of characters ("\\ud800")."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _wrong_value(where: str, which: str, entry: dict, key: str, expected: str) -> InputError:

@@ -2,10 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterable
+
 import numpy as np
+from pycocotools import mask as coco_mask
+
+from .annotations import annotation_to_rle
+from .image_reading import ImageInfo, ImageReader, apply_orientation
 
 # The masks must explain this much more of the gray values' variance in the stored frame, as a factor and as a share.
 _MIN_RATIO, _MIN_GAIN = 2.0, 0.02
+
+
+_MARGIN_PIXELS = 2
+
+
+def files_with_turned_annotations(images: Iterable[tuple[dict, ImageInfo]], reader: ImageReader) -> list[str]:
+    """Return the images whose annotations seem to belong to the stored pixels, before the EXIF orientation.
+
+    Masks that reach over the edge of the turned image, but not of the stored one, give them away; for orientations
+    that keep the size, gray values that the masks separate better in the stored image.
+
+    Args:
+        images: dataset dicts, and what the headers of their files say.
+        reader: applies the orientation.
+    """
+    if reader.options.exif != "apply":
+        return []
+    stored_reader = ImageReader(dataclasses.replace(reader.options, exif="ignore"))
+    found = []
+    for record, info in images:
+        annotations = [one for one in record.get("annotations", ()) if one.get("segmentation")]
+        if info.orientation == 1 or not annotations:
+            continue
+        if (info.width, info.height) != (info.raw_width, info.raw_height):
+            if _reaches_out(annotations, info):
+                found.append(record["file_name"])
+            continue
+        with contextlib.suppress(OSError):  # the loaders name it
+            stored = stored_reader.picture(record["file_name"])
+            masks = coco_mask.merge([annotation_to_rle(one, stored.shape[:2]) for one in annotations])
+            turned = apply_orientation(stored, info.orientation)
+            if fit_stored_frame_better(stored, turned, coco_mask.decode(masks) != 0):
+                found.append(record["file_name"])
+    return found
+
+
+def _reaches_out(annotations: list[dict], info: ImageInfo) -> bool:
+    """Return whether polygons are outside of the turned image, and all inside of the stored one."""
+    polygons = [np.reshape(p, (-1, 2)) for one in annotations if isinstance(one["segmentation"], list)
+                for p in one["segmentation"]]  # fmt: skip
+    if not polygons:
+        return False
+    x, y = np.concatenate(polygons).max(0) - _MARGIN_PIXELS
+    return bool((x > info.width or y > info.height) and x <= info.raw_width and y <= info.raw_height)
 
 
 def fit_stored_frame_better(stored: np.ndarray, turned: np.ndarray, masks: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import cv2
 import numpy as np
@@ -23,58 +23,13 @@ from PIL import Image, ImageOps
 
 from ..errors import InputError
 from .pixel_scaling import scale_pixels
+from .reading_options import ReadingOptions
 
 logger = logging.getLogger(__name__)
-SCALINGS = ("auto", "percentile", "full_range", "none")
-PAGES = ("first", "channels", "max")
-EXIF = ("apply", "ignore")
 _ORIENTATION = 0x0112  # the EXIF tag
-_BITS_PER_SAMPLE = 258  # the TIFF tag
+_BITS_PER_SAMPLE, _IMAGE_DESCRIPTION, _SAMPLES_PER_PIXEL = 258, 270, 277  # TIFF tags
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _logged: set[str] = set()
-
-
-@dataclass(frozen=True)
-class ReadingOptions:
-    """How images are read.
-
-    Attributes:
-        scaling: ``INPUT.SCALING``: "auto", "percentile", "full_range", "none", or (low, high).
-        pages: ``INPUT.PAGES``: "first", "channels" or "max".
-        exif: ``INPUT.EXIF``: "apply" or "ignore".
-        max_pixels: ``INPUT.MAX_PIXELS``.
-        num_channels: of the model's input, the length of ``MODEL.PIXEL_MEAN``.
-    """
-
-    scaling: str | tuple[float, float] = "auto"
-    pages: str = "first"
-    exif: str = "apply"
-    max_pixels: int = 178_956_970
-    num_channels: int = 3
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> ReadingOptions:
-        """Return the options of a config.
-
-        Raises:
-            InputError: a key has another value than its comment in ``tellapart/config.py`` allows.
-        """
-        scaling: Any = cfg.INPUT.SCALING
-        if scaling is None:
-            scaling = "auto"
-        elif isinstance(scaling, (list, tuple)):
-            if len(scaling) != 2 or not all(type(v) in (int, float) for v in scaling) or not scaling[0] < scaling[1]:
-                raise InputError(f"INPUT.SCALING is {list(scaling)}, expected [low, high] with low < high")
-            scaling = float(scaling[0]), float(scaling[1])
-        elif scaling not in SCALINGS:
-            raise InputError(f"INPUT.SCALING is {scaling!r}, expected one of {', '.join(SCALINGS)}, or [low, high]")
-        for key, known in (("PAGES", PAGES), ("EXIF", EXIF)):
-            if cfg.INPUT[key] not in known:
-                raise InputError(f"INPUT.{key} is {cfg.INPUT[key]!r}, expected {' or '.join(known)}")
-        if cfg.INPUT.MAX_PIXELS < 1:
-            raise InputError(f"INPUT.MAX_PIXELS is {cfg.INPUT.MAX_PIXELS}, expected a number of pixels above 0")
-        num_channels = len(cfg.MODEL.PIXEL_MEAN)
-        return cls(scaling, cfg.INPUT.PAGES, cfg.INPUT.EXIF, cfg.INPUT.MAX_PIXELS, num_channels)
 
 
 @dataclass(frozen=True)
@@ -163,6 +118,13 @@ class ImageReader:
         if is_tiff and (image is None or _needs_tifffile(image, self.options)):
             file.seek(0)
             return self._finish(*self._read_tiff(file, file_name), file_name, format)
+        if is_tiff and _num_samples(image) > len(image.getbands()):
+            _log_once(
+                "samples",
+                f"{file_name} has {_num_samples(image)} channels, and only the {image.mode} ones are used "
+                "(MODEL.PIXEL_MEAN with as many values uses all)",
+                logging.WARNING,
+            )
         if self.options.pages != "first" or image.format not in ("PNG", "JPEG"):
             num_frames = getattr(image, "n_frames", 1)
             if num_frames > 1 and self.options.pages != "first":
@@ -223,6 +185,10 @@ class ImageReader:
             array, num_channels = array[..., : num_channels - 1], num_channels - 1  # alpha
         if num_channels not in (1, expected) or num_channels != expected and expected != 3:
             raise self._wrong_channels(file_name, num_channels)
+        if array.dtype.kind not in "biuf":
+            raise OSError(f"its pixels are of type {array.dtype}, expected whole or decimal numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).any():
+            raise OSError("it has no finite pixel: all are NaN or infinite")
         scaling = self.options.scaling
         if array.dtype != np.uint8:
             name = scaling if isinstance(scaling, str) else list(scaling)
@@ -372,13 +338,19 @@ class ImageReader:
 def _needs_tifffile(image: Image.Image, options: ReadingOptions) -> bool:
     """Return whether Pillow would read a TIFF in another way than meant.
 
-    It cuts colors of 16 bits to 8, reads one page only, and always applies the orientation.
+    It cuts colors of 16 bits to 8, drops channels, reads one page only, and always applies the orientation.
     """
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS_PER_SAMPLE, (1,))
-    several_pages = getattr(image, "n_frames", 1) > 1 or "images=" in str(tags.get(270, ""))
+    several_pages = getattr(image, "n_frames", 1) > 1 or "images=" in str(tags.get(_IMAGE_DESCRIPTION, ""))
     turned = options.exif == "ignore" and _orientation(image) != 1
-    return max(np.atleast_1d(bits)) > 8 or several_pages or turned
+    more_channels = len(image.getbands()) < _num_samples(image) == options.num_channels
+    return max(np.atleast_1d(bits)) > 8 or several_pages or turned or more_channels
+
+
+def _num_samples(image: Image.Image) -> int:
+    """Return the channels that a TIFF stores; Pillow drops those that it does not know."""
+    return int(getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 1))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -398,8 +370,13 @@ def apply_orientation(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.flip(array, flips) if flips else array
 
 
+def log_again() -> None:
+    """Forget what was logged: a new run says again how its images are read."""
+    _logged.clear()
+
+
 def _log_once(kind: str, message: str, level: int = logging.INFO) -> None:
-    """Log a message unless one of this kind was logged in this process."""
+    """Log a message unless one of this kind was logged in this run."""
     if kind not in _logged:
         _logged.add(kind)
         logger.log(level, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -44,33 +45,51 @@ class GuardedMapper:
             image = self.reader(dataset_dict["file_name"])
             utils.check_image_size(dataset_dict, image)
         except Exception as error:  # Pillow raises many types of errors for broken files
-            return " ".join(str(error).split()) or type(error).__name__
+            problem = str(error).removeprefix(f"cannot read the image {dataset_dict['file_name']}: ")
+            return " ".join(problem.split()) or type(error).__name__
         return ""
 
 
-class AtLeastOnePixel(T.Augmentation):
-    """A resizing augmentation whose result has at least one pixel per side, for images of 3000 x 2 pixels."""
+class ResizeAnyImage(T.Augmentation):
+    """A resizing augmentation for images of any size and number of channels.
+
+    The result has at least one pixel per side, for images of 3000 x 2 pixels. Images with other than 1 or 3 channels
+    are resized channel by channel: Pillow takes a fourth channel as the transparency of the others.
+    """
 
     def __init__(self, resize: T.Augmentation) -> None:
         super().__init__()
         self.resize = resize
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """Return the transform of the wrapped augmentation, or one to a size without a side of 0 pixels."""
+        """Return the transform of the wrapped augmentation, or one like it for an unusual image."""
         transform = self.resize.get_transform(image)
-        if min(getattr(transform, "new_h", 1), getattr(transform, "new_w", 1)) >= 1:
+        if not isinstance(transform, T.ResizeTransform):
             return transform
-        return T.ResizeTransform(*image.shape[:2], max(1, transform.new_h), max(1, transform.new_w), transform.interp)
+        size = max(1, transform.new_h), max(1, transform.new_w)
+        resize = ResizeChannels if image.ndim == 3 and image.shape[2] not in (1, 3) else T.ResizeTransform
+        return resize(*image.shape[:2], *size, transform.interp)
 
     def __repr__(self) -> str:
         return repr(self.resize)
 
 
+class ResizeChannels(T.ResizeTransform):
+    """Detectron2's resizing of images (H, W, C), channel by channel."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """Return the resized image; one of shape (H, W), such as a mask, is resized as usual."""
+        resize = functools.partial(super().apply_image, interp=interp)
+        if img.ndim == 2:
+            return resize(img)
+        return np.stack([resize(np.ascontiguousarray(channel)) for channel in np.moveaxis(img, 2, 0)], axis=2)
+
+
 def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
-    """Return Detectron2's mapper of a config, whose resizing keeps at least one pixel per side."""
+    """Return Detectron2's mapper of a config, whose resizing takes images of any size and number of channels."""
     mapper = DatasetMapper(cfg, is_train)
     augmentations = [
-        AtLeastOnePixel(one) if isinstance(one, T.ResizeShortestEdge) else one for one in mapper.augmentations.augs
+        ResizeAnyImage(one) if isinstance(one, T.ResizeShortestEdge) else one for one in mapper.augmentations.augs
     ]
     mapper.augmentations = T.AugmentationList(augmentations)
     return mapper

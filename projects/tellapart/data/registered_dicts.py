@@ -37,6 +37,7 @@ def read_registered(name: str, function: Callable[[], list[dict]], masks: bool |
     where = f"Data set {name}"
     try:
         raw = function()
+        raw = raw if isinstance(raw, (list, tuple, dict, str)) else list(raw)  # type: ignore[call-overload]
     except InputError:
         raise
     except Exception as error:  # whatever a user's function raises
@@ -86,17 +87,17 @@ def _check_records(where: str, records: list[dict], filled: Changes) -> list[dic
     missing = []
     for number, record in enumerate(records, 1):
         path = record.get("file_name")
+        if path is None:
+            raise InputError(f"{where}: dict number {number} has no 'file_name', the path of its image")
         if isinstance(path, (str, os.PathLike)):
             path = record["file_name"] = os.fspath(path)
             if "://" not in path and not os.path.isfile(path):
                 missing.append(path)
                 continue
-        elif path is not None:
+        else:
             raise InputError(f"{where}: 'file_name' of dict number {number} is {path!r}, expected the path of an image")
         sides = {side: integer_or_none(record.get(side)) for side in ("height", "width")}
         if None in sides.values():
-            if path is None:
-                raise InputError(f"{where}: dict number {number} has neither 'file_name' nor 'height' and 'width'")
             sides = image_size(where, path)
             filled.add("sizes of images that are missing read from the files", number)
         if min(sides.values()) < 1:
@@ -157,14 +158,16 @@ def _plain(value: Any) -> Any:
         return value if value.ndim == 2 and value.shape[1] > 2 else value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
     return value
 
 
 def _is_plain(segmentation: Any) -> bool:
-    """Return whether it is an RLE, or polygons as lists, which pycocotools needs."""
-    return (
-        isinstance(segmentation, dict) or isinstance(segmentation, list) and all(type(p) is list for p in segmentation)
-    )
+    """Return whether it is a compressed RLE, or polygons as lists, which pycocotools needs."""
+    if isinstance(segmentation, dict):
+        return isinstance(segmentation["counts"], (str, bytes)) and type(segmentation["size"]) is list
+    return isinstance(segmentation, list) and all(type(polygon) is list for polygon in segmentation)
 
 
 def _to_annotation(original: dict, before: dict, after: dict, masks: bool) -> dict:

@@ -23,6 +23,7 @@ from ..errors import InputError, did_you_mean
 from ..instance_fcn.classifier import PassThroughROIHeads
 from ..validation import registry_name_is_a
 from .dataset_checks import check_contents
+from .value_checks import is_device
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
         if len(opts) % 2:
             raise InputError(f"options are {' '.join(opts)} ({len(opts)} words), expected pairs KEY VALUE")
         _merge(lambda: cfg.merge_from_list(opts), cfg, "the command line")
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    if is_device(cfg.MODEL.DEVICE) and cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("no CUDA device: MODEL.DEVICE %s -> cpu", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     _check_registered(cfg)

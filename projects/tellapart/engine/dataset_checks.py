@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from detectron2.config import CfgNode
 
 from ..data.content import DatasetContent
+from ..data.exif_frame import files_with_turned_annotations
 from ..data.image_reading import ImageInfo, ImageReader
 from ..errors import InputError, first_few
 
@@ -107,6 +108,13 @@ def _check_sample(cfg: CfgNode, content: DatasetContent, reader: ImageReader) ->
             f"{content.where}: image {record['file_name']} is {info.width} x {info.height} pixels, expected "
             f"{size[0]} x {size[1]}{hint}"
         )
+    turned = files_with_turned_annotations(infos, reader)
+    if turned:
+        logger.warning(
+            "%s: the annotations of %d of %d sampled images seem to be drawn before their EXIF orientation, and would "
+            "be trained on in the wrong place: %s. Look at them; if so, set INPUT.EXIF ignore",
+            content.where, len(turned), len(infos), first_few(turned),
+        )  # fmt: skip
     if infos:
         with contextlib.suppress(OSError):
             reader(infos[0][0]["file_name"], cfg.INPUT.FORMAT)  # says once how such images are scaled

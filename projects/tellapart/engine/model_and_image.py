@@ -14,7 +14,7 @@ from fvcore.transforms.transform import Transform
 from torch import nn
 
 from ..data.image_reading import ImageReader
-from ..data.mapper import AtLeastOnePixel
+from ..data.mapper import ResizeAnyImage
 from ..errors import InputError
 from .checkpoint import Checkpointer
 from .config_checks import load_config
@@ -56,7 +56,7 @@ def load_model_and_image(
     except (OSError, SyntaxError) as error:
         raise InputError(f"cannot read image {args.image}: {error}") from error
     shortest_edge = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    resize = AtLeastOnePixel(shortest_edge).get_transform(image)
+    resize = ResizeAnyImage(shortest_edge).get_transform(image)
     resized = torch.as_tensor(resize.apply_image(image).transpose(2, 0, 1).copy())
     return model.eval(), cfg, {"image": resized, "file_name": args.image}, resize
 

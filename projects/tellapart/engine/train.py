@@ -15,6 +15,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..data.image_reading import log_again
 from ..errors import InputError
 from .checkpoint import Checkpointer, check_weights
 from .config_checks import check_datasets, find_config_file, load_config, register_from_flags
@@ -81,6 +82,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _setup(args: argparse.Namespace) -> CfgNode:
     # An InputError is reported once, without traceback; the training loop would log it with its traceback as well.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_input_error)
+    log_again()
     register_from_flags(args.register)
     config_file = find_config_file(args.config_file) if args.config_file else ""
     cfg = load_config(config_file, args.opts)

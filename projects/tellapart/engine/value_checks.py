@@ -12,8 +12,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..data.image_reading import ReadingOptions
 from ..data.reader import BAD_ANNOTATIONS
+from ..data.reading_options import ReadingOptions
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _common(cfg: CfgNode, evaluators: tuple[str, ...]) -> Iterator[tuple[str, bo
     yield "TEST.AUG.ENABLED", not (cfg.TEST.AUG.ENABLED and own), f"False for {cfg.MODEL.META_ARCHITECTURE}"
     yield "MODEL.LOAD_PROPOSALS", not (cfg.MODEL.LOAD_PROPOSALS and own), f"False for {cfg.MODEL.META_ARCHITECTURE}"
     yield "MODEL.KEYPOINT_ON", not (cfg.MODEL.KEYPOINT_ON and own), f"False for {cfg.MODEL.META_ARCHITECTURE}"
-    yield "MODEL.DEVICE", _is_device(cfg.MODEL.DEVICE), "cpu, cuda, or a device that this machine has, such as cuda:0"
+    yield "MODEL.DEVICE", _has_device(cfg.MODEL.DEVICE), "cpu, cuda, or a device that this machine has, such as cuda:0"
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     yield (
         "MODEL.PIXEL_STD",
@@ -102,6 +102,7 @@ def _training(cfg: CfgNode) -> Iterator[tuple[str, bool, str]]:
         solver.IMS_PER_BATCH >= 1 and solver.IMS_PER_BATCH % world == 0,
         ("at least 1" if world == 1 else f"a multiple of the {world} processes"),
     )
+    yield "SOLVER.STEPS", list(solver.STEPS) == sorted(solver.STEPS), "iterations in ascending order"
     yield "SOLVER.MAX_ITER", solver.MAX_ITER >= 1, "at least 1 (tellapart eval evaluates without training)"
     yield "SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD >= 1, "at least 1"
     yield "SOLVER.BASE_LR", 0 < solver.BASE_LR < math.inf, "a number above 0"
@@ -130,11 +131,19 @@ def _training(cfg: CfgNode) -> Iterator[tuple[str, bool, str]]:
     yield "INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling in ("choice", "range"), "choice or range"
 
 
-def _is_device(name: str) -> bool:
+def is_device(name: str) -> bool:
+    """Return whether ``name`` is a device that PyTorch knows, such as "cuda:1"; it may not have this one."""
     try:
-        device = torch.device(name)
+        torch.device(name)
     except RuntimeError:
         return False
+    return True
+
+
+def _has_device(name: str) -> bool:
+    if not is_device(name):
+        return False
+    device = torch.device(name)
     return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
 
 

@@ -188,9 +188,14 @@ def draw_instances(
 
 
 def _write_label(picture: np.ndarray, label: str, center: tuple[int, int]) -> None:
-    """Write text in white with a dark outline, centered on (x, y) but moved so that it is in the picture."""
+    """Write text in white with a dark outline, centered on (x, y) but moved so that it is in the picture.
+
+    A picture too low for it stays without.
+    """
     scale = 0.4
     (width, height), _ = cv2.getTextSize(label, _FONT, scale, 1)
+    if height + 4 > picture.shape[0] or picture.shape[1] < 4:
+        return
     x = min(max(center[0] - width // 2, 1), max(1, picture.shape[1] - width - 1))
     y = min(max(center[1] + height // 2, height + 1), picture.shape[0] - 3)
     for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1)):  # OpenCV 5 widens text that is drawn with a thicker stroke

@@ -136,7 +136,7 @@ CASES = [
     Case("catalog_image_id_missing", image_key("image_id", ...), trains(12, "image_id")),
     Case("catalog_image_id_numpy", image_key("image_id", lambda r: np.int64(r["image_id"])), trains(12)),
     Case("catalog_image_id_text", image_key("image_id", lambda r: r["file_name"]), trains(12)),
-    Case("catalog_image_id_equal", image_key("image_id", 1), refused("image_id|image id")),
+    Case("catalog_image_id_equal", image_key("image_id", 1), trains(12, "image_id")),
     Case("catalog_size_missing", registered(lambda d: [{k: v for k, v in r.items() if k not in ("height", "width")}
          for r in d]), trains(12)),
     Case("catalog_size_numpy", image_key("height", np.int32(HEIGHT)), trains(12)),
@@ -153,7 +153,7 @@ CASES = [
     Case("catalog_box_xyxy", objects(to_xyxy), trains(12)),
     Case("catalog_box_mode_wrong", key("bbox_mode", BoxMode.XYXY_ABS), trains(12, "box")),
     Case("catalog_box_mode_number", key("bbox_mode", 1), trains(12)),
-    Case("catalog_box_mode_missing", key("bbox_mode", ...), refused("bbox_mode")),
+    Case("catalog_box_mode_missing", key("bbox_mode", ...), trains(12, "boxes replaced")),
     Case("catalog_box_missing", key("bbox", ..., HALF), trains(12, "box")),
     Case("catalog_polygon_arrays", key("segmentation", lambda a: [np.array(p) for p in a["segmentation"]]), trains(12)),
     Case("catalog_polygon_float32", key("segmentation", lambda a: [np.array(p, np.float32) for p in a["segmentation"]]),
