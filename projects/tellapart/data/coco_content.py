@@ -14,7 +14,7 @@ from .coco_json import number_annotations, parse_coco_json, read_categories, rea
 from .content import DatasetContent, set_classes
 from .file_names import resolve_file_names
 from .image_reading import ImageReader
-from .normalize import Normalizer
+from .normalize import Normalizer, check_units
 
 
 def read_coco(name: str, json_file: str, image_root: str | None, masks: bool | None) -> DatasetContent:
@@ -55,6 +55,7 @@ def read_coco(name: str, json_file: str, image_root: str | None, masks: bool | N
     masks = has_masks if masks is None else masks
     normalizer = Normalizer(where, sizes, categories, masks, filled=filled)
     kept = [annotation for annotation in normalizer.normalize(raw or []) if annotation is not None]
+    check_units(where, kept, sizes)
     kept = number_annotations(kept, filled)
     if 2 * normalizer.num_like_xyxy > len(kept):
         normalizer.bad.add("files whose boxes look like [x1, y1, x2, y2], expected [x, y, width, height]", json_file)

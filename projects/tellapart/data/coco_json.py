@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import InputError, first_few
 from .changes import Changes
 from .normalize import integer_or_none
+from .other_formats import other_format
 
 _MAX_PIXELS = 2**31 - 1  # pycocotools counts pixels with 32 bits
 
@@ -42,12 +43,12 @@ def parse_coco_json(where: str, json_file: str) -> tuple[dict[str, Any], bool]:
     except (ValueError, OSError) as error:
         raise InputError(f"{where} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        hint = "; a COCO results file has no images, and cannot be trained on" if _is_results(content) else ""
         found = type(content).__name__
-        raise InputError(f"{where}: the top level is a {found}, expected an object with 'images', ...{hint}")
+        raise InputError(f"{where}: the top level is a {found}, expected an object with 'images', ...{_tool(content)}")
     for key in ("images", "categories"):
         if key not in content:
-            raise InputError(f"{where} has no '{key}'; found {first_few(map(repr, content), 10) or 'nothing'}")
+            found = first_few(map(repr, content), 10) or "nothing"
+            raise InputError(f"{where} has no '{key}'; found {found}{_tool(content)}")
         if not isinstance(content[key], list) or not all(isinstance(entry, dict) for entry in content[key]):
             raise InputError(f"{where}: '{key}' is not a list of objects")
         if not content[key]:
@@ -69,8 +70,9 @@ def _json_hint(error: json.JSONDecodeError, raw: bytes) -> str:
     return ""
 
 
-def _is_results(content: Any) -> bool:
-    return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "score" in content[0]
+def _tool(content: Any) -> str:
+    tool = other_format(content)
+    return f"; {tool}" if tool else ""
 
 
 def read_categories(where: str, categories: list[dict], filled: Changes) -> dict[int, str]:

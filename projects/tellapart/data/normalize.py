@@ -28,6 +28,7 @@ BOX_DIFFERS = (
 )
 CROWD_TEXTS = {"": 0, "0": 0, "false": 0, "no": 0, "0.0": 0, "1": 1, "true": 1, "yes": 1, "1.0": 1}
 _BLOCK = 8192
+_MIN_SIDE, _FRACTION_TOLERANCE = 16, 0.01
 
 
 @dataclass
@@ -234,6 +235,30 @@ def boxes_differ(boxes: np.ndarray, mask_boxes: np.ndarray, sizes: np.ndarray) -
     ]
     tolerance = BOX_TOLERANCE_PIXELS + BOX_TOLERANCE_SHARE * mask_boxes[:, 2:]
     return (np.abs(edges[0] - edges[1]) > np.tile(tolerance, 2)).any(1)
+
+
+def check_units(where: str, annotations: Iterable[dict], sizes: dict[Any, tuple[int, int]]) -> None:
+    """Check that the boxes of normalized annotations are in pixels.
+
+    Args:
+        where: the data set, for the message.
+        annotations: with ``bbox``, XYWH, and ``image_id``.
+        sizes: (height, width) of the images by ``image_id``.
+
+    Raises:
+        InputError: all boxes lie within the first pixel of images that are larger: their unit is the image's side.
+    """
+    is_empty = True
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        if max(x + width, y + height) > 1 + _FRACTION_TOLERANCE or min(sizes[annotation["image_id"]]) < _MIN_SIDE:
+            return
+        is_empty = False
+    if not is_empty:
+        raise InputError(
+            f"{where}: all coordinates are from 0 to 1, expected pixels: multiply x by the width of the image and y by "
+            "its height"
+        )
 
 
 class _Block:

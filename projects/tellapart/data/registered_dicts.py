@@ -15,7 +15,7 @@ from ..errors import InputError, first_few
 from .changes import Changes
 from .coco_content import image_size
 from .content import DatasetContent
-from .normalize import Normalizer, integer_or_none
+from .normalize import Normalizer, check_units, integer_or_none
 from .segmentations import segmentation_area
 
 
@@ -61,7 +61,9 @@ def read_registered(name: str, function: Callable[[], list[dict]], masks: bool |
     normalizer = Normalizer(where, sizes, dict(enumerate(classes)), masks, has_area=False, filled=filled)
     converted = [_to_coco(where, one, positions[id(record)], number) for number, (record, one) in enumerate(objects, 1)]
     kept: list[list[dict]] = [[] for _ in records]
-    for (record, one), before, after in zip(objects, converted, normalizer.normalize(converted)):
+    normalized = list(normalizer.normalize(converted))
+    check_units(where, (one for one in normalized if one is not None), sizes)
+    for (record, one), before, after in zip(objects, converted, normalized):
         if after is not None:
             kept[positions[id(record)]].append(_to_annotation(one, before, after, masks))
     if has_annotations:
@@ -87,17 +89,17 @@ def _check_records(where: str, records: list[dict], filled: Changes) -> list[dic
     missing = []
     for number, record in enumerate(records, 1):
         path = record.get("file_name")
-        if path is None:
-            raise InputError(f"{where}: dict number {number} has no 'file_name', the path of its image")
         if isinstance(path, (str, os.PathLike)):
             path = record["file_name"] = os.fspath(path)
             if "://" not in path and not os.path.isfile(path):
                 missing.append(path)
                 continue
-        else:
+        elif path is not None:
             raise InputError(f"{where}: 'file_name' of dict number {number} is {path!r}, expected the path of an image")
         sides = {side: integer_or_none(record.get(side)) for side in ("height", "width")}
         if None in sides.values():
+            if path is None:
+                raise InputError(f"{where}: dict number {number} has neither 'file_name' nor 'height' and 'width'")
             sides = image_size(where, path)
             filled.add("sizes of images that are missing read from the files", number)
         if min(sides.values()) < 1:

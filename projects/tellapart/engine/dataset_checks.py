@@ -33,6 +33,9 @@ def check_contents(cfg: CfgNode, train: Sequence[DatasetContent], test: Sequence
     contents = list({content.name: content for content in (*train, *test)}.values())
     _check_same_categories(contents)
     for content in contents:
+        without = [str(record["image_id"]) for record in content.records if not record.get("file_name")]
+        if without:
+            raise InputError(f"{content.where}: images without 'file_name', the path of the file: {first_few(without)}")
         _warn_of_repeated_files(content)
     _warn_of_shared_files(train, test)
     reader = ImageReader.from_cfg(cfg)

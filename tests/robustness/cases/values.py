@@ -62,7 +62,7 @@ CASES = [
     value("INPUT.RANDOM_FLIP", "diagonal", "horizontal"),
     value("INPUT.MASK_FORMAT", "rle", "polygon"),
     value("INPUT.MIN_SIZE_TRAIN", "()"),
-    value("INPUT.MIN_SIZE_TRAIN", "(0,)"),
+    value("INPUT.MIN_SIZE_TRAIN", "(-8,)"),
     value("INPUT.MIN_SIZE_TRAIN_SAMPLING", "random"),
     value("INPUT.MAX_SIZE_TRAIN", "0"),
     value("INPUT.MIN_SIZE_TEST", "-1"),
