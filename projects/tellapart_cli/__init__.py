@@ -15,6 +15,7 @@ import sys
 COMMANDS = {
     "train": ("train", "train a model and evaluate it"),
     "eval": ("eval", "evaluate a trained model"),
+    "check": ("check", "check data sets before training"),
 }
 
 

@@ -52,13 +52,14 @@ def test_8_bit_images_are_what_detectron2_reads(tmp_path, mode, ending, format):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-def test_exif_is_applied_as_detectron2_does_or_ignored(tmp_path, orientation, ending):
+def test_exif_is_applied_once_or_ignored(tmp_path, orientation, ending):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = str(tmp_path / f"image.{ending}")
     Image.fromarray(COLOR).save(path, exif=exif)
     applied, ignored = reader()(path, "RGB"), reader(exif="ignore")(path, "RGB")
-    assert np.array_equal(applied, utils.read_image(path, "RGB"))
+    if ending != "tif":  # of which the real Detectron2 applies the orientation a second time, after Pillow
+        assert np.array_equal(applied, utils.read_image(path, "RGB"))
     assert ignored.shape == COLOR.shape
     assert np.array_equal(apply_orientation(ignored, orientation), applied)
     info = reader().describe(path)

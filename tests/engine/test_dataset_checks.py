@@ -9,6 +9,7 @@ from tellapart.errors import InputError
 
 import pytest
 from detectron2.config import get_cfg
+from detectron2.structures import BoxMode
 from PIL import Image
 
 
@@ -16,6 +17,10 @@ from PIL import Image
 def cfg():
     cfg = get_cfg()
     tellapart.add_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
     return cfg
 
 
@@ -24,7 +29,8 @@ def content(name, folder, files=("a.png",), classes=("a", "b"), num_objects=1, s
     for number, file in enumerate(files):
         record = {"file_name": str(folder / file), "image_id": number, "width": size[0], "height": size[1]}
         if labeled:
-            record["annotations"] = [{"iscrowd": 0, "category_id": 0}] * num_objects
+            box = {"bbox": [2.0, 2.0, 20.0, 15.0], "bbox_mode": BoxMode.XYWH_ABS}
+            record["annotations"] = [{"iscrowd": 0, "category_id": 0, **box}] * num_objects
         records.append(record)
     return DatasetContent(name, records, list(classes), list(range(len(classes))), labeled, True)
 

@@ -14,6 +14,7 @@ from .changes import Changes
 from .normalize import integer_or_none
 from .other_formats import other_format
 
+_MAX_ID = 2**63 - 1
 _MAX_PIXELS = 2**31 - 1  # pycocotools counts pixels with 32 bits
 
 
@@ -143,20 +144,20 @@ def read_images(where: str, images: list[dict], filled: Changes) -> list[dict]:
 
 
 def number_annotations(annotations: list[dict], filled: Changes) -> list[dict]:
-    """Return the annotations with unique ids that pycocotools can use: whole numbers other than 0.
+    """Return the annotations with unique ids that evaluators can use: whole numbers above 0.
 
-    pycocotools treats a match with annotation 0 as no match, and annotations with the same id as one. If an id is not
-    usable, all annotations are numbered from 1.
+    pycocotools treats a match with annotation 0 as no match, and annotations with the same id as one; Detectron2's
+    evaluator reads ids as unsigned 64-bit numbers. If an id is not usable, all annotations are numbered from 1.
     """
     ids = [annotation.get("id") for annotation in annotations]
-    if all(type(one) is int and one for one in ids) and len(set(ids)) == len(ids):
+    if all(type(one) is int and 0 < one <= _MAX_ID for one in ids) and len(set(ids)) == len(ids):
         return annotations
     counts = Counter(map(repr, ids))
     for one in ids:
         if type(one) is not int:
             filled.add("ids of annotations that are missing or not whole numbers (all numbered from 1)", one)
-        elif not one:
-            filled.add("annotations with id 0, which COCO's evaluation cannot match (all numbered from 1)", one)
+        elif not 0 < one <= _MAX_ID:
+            filled.add("ids of annotations below 1 that COCO's evaluation cannot match (all numbered from 1)", one)
         elif counts[repr(one)] > 1:
             filled.add("ids that several annotations share (all numbered from 1)", one)
     return [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]

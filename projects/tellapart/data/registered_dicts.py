@@ -179,6 +179,8 @@ def _to_annotation(original: dict, before: dict, after: dict, masks: bool) -> di
     annotation["iscrowd"] = after.get("iscrowd", 0)
     if after["bbox"] is not before["bbox"]:
         annotation.update(bbox=after["bbox"], bbox_mode=BoxMode.XYWH_ABS)
+    elif not isinstance(original["bbox"], (list, tuple)):
+        annotation["bbox"] = _plain(original["bbox"])
     if not masks:
         annotation.pop("segmentation", None)
     elif after["segmentation"] is not before["segmentation"] or not _is_plain(original["segmentation"]):

@@ -9,11 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from detectron2.config import CfgNode
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 
 from ..data.content import DatasetContent
 from ..data.exif_frame import files_with_turned_annotations
 from ..data.image_reading import ImageInfo, ImageReader
+from ..data.statistics import Objects
 from ..errors import InputError, first_few
+from ..validation import registry_name_is_a
+from .size_checks import size_warnings
 
 logger = logging.getLogger(__name__)
 _NUM_SAMPLED = 8  # images opened per data set
@@ -125,13 +129,24 @@ def _check_sample(cfg: CfgNode, content: DatasetContent, reader: ImageReader) ->
 
 def _warn_of_limits(cfg: CfgNode, train: Sequence[DatasetContent], test: Sequence[DatasetContent]) -> None:
     """Warn if there are images with more objects than a model can return."""
-    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    limits = {"TEST.DETECTIONS_PER_IMAGE": cfg.TEST.DETECTIONS_PER_IMAGE}
+    if cfg.MODEL.META_ARCHITECTURE == "InstanceFCN":
+        limits["MODEL.INSTANCE_FCN.POST_NMS_TOPK"] = cfg.MODEL.INSTANCE_FCN.POST_NMS_TOPK
+    elif registry_name_is_a(PROPOSAL_GENERATOR_REGISTRY, cfg.MODEL.PROPOSAL_GENERATOR.NAME, RPN):
+        limits["MODEL.RPN.POST_NMS_TOPK_TEST"] = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
     for content in {content.name: content for content in (*train, *test)}.values():
-        counts = [len(record.get("annotations", ())) for record in content.records]
-        over = sum(count > limit for count in counts)
-        if over:
-            logger.warning(
-                "%s: %d of %d images have more objects than TEST.DETECTIONS_PER_IMAGE %d (up to %d), and can never be "
-                "found completely",
-                content.where, over, len(counts), limit, max(counts),
-            )  # fmt: skip
+        counts = [
+            sum(not annotation.get("iscrowd") for annotation in record.get("annotations", ()))
+            for record in content.records
+        ]
+        for key, limit in limits.items():
+            over = sum(count > limit for count in counts)
+            if over:
+                logger.warning(
+                    "%s: %d of %d images have more objects than %s %d (up to %d), and can never be found completely",
+                    content.where, over, len(counts), key, limit, max(counts),
+                )  # fmt: skip
+    objects = [Objects.from_records(content.records) for content in train]
+    for content, one in zip(train, objects):
+        for warning in size_warnings(cfg, one, content.name):
+            logger.warning(warning)
