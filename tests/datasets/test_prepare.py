@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 import tellapart  # noqa: F401
 from tellapart.data import read_dataset
-from tellapart.data.prepared import output_folder, register_prepared
+from tellapart.data.prepared import register_prepared
 from tellapart.errors import InputError
 
 import numpy as np
@@ -189,13 +188,36 @@ def test_a_foreign_images_folder_is_not_replaced(tmp_path):
     assert (tmp_path / "out" / "images" / "mine.png").exists()
 
 
-def test_read_only_source_goes_to_the_cache(tmp_path, monkeypatch):
+def test_output_is_the_cache_unless_told(tmp_path, monkeypatch):
+    """The source folder is not written to."""
     monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "bbbc010").mkdir()
-    assert output_folder("bbbc010", tmp_path) == tmp_path / "bbbc010"
-    os.chmod(tmp_path / "bbbc010", 0o555)  # root could write there all the same
-    assert output_folder("bbbc010", tmp_path) == tmp_path / "cache" / "bbbc010"
-    assert output_folder("dsb2018", tmp_path) == tmp_path / "cache" / "dsb2018"
+    source = tmp_path / "sets" / "dsb2018" / "stage1_train"
+    nucleus_tree(source)
+    before = sorted(source.parent.rglob("*"))
+    monkeypatch.setattr("sys.argv", ["prepare_dsb2018.py", "--root", str(tmp_path / "sets")])
+    nuclei.main()
+    assert (tmp_path / "cache" / "dsb2018" / "instances_train.json").is_file()
+    assert sorted(source.parent.rglob("*")) == before
+    monkeypatch.setattr("sys.argv", ["prepare_dsb2018.py", "--root", str(tmp_path / "sets"), "--output", str(tmp_path)])
+    nuclei.main()
+    assert (tmp_path / "instances_train.json").is_file()
+
+
+def test_palettes_label_images_and_hidden_files(tmp_path):
+    masks = nucleus_tree(tmp_path / "stage1_train")
+    first, second = sorted(masks)
+    labels = sum((i + 1) * mask.astype(np.uint8) for i, mask in enumerate(masks[first][1]))
+    shutil.rmtree(tmp_path / "stage1_train" / first / "masks")
+    save(tmp_path / "stage1_train" / first / "masks" / "labels.png", labels)
+    for n, mask in enumerate(masks[second][1]):
+        image = Image.fromarray((~mask).astype(np.uint8), "P")
+        image.putpalette([255, 255, 255, 0, 0, 0])
+        image.save(tmp_path / "stage1_train" / second / "masks" / f"{n}.png")
+    (tmp_path / "stage1_train" / second / "masks" / "._0.png").write_bytes(b"Mac OS X")
+    nuclei.prepare(tmp_path / "stage1_train", tmp_path)
+    found = {**read_back(tmp_path, "train"), **read_back(tmp_path, "val")}
+    for image_id, (_, expected) in masks.items():
+        np.testing.assert_array_equal(np.stack(found[f"{image_id[:12]}.png"][1]), np.stack(expected))
 
 
 @pytest.mark.parametrize("in_cache", [False, True])

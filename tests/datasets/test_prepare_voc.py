@@ -128,7 +128,7 @@ def test_command_and_registered_set(tmp_path, savemat, monkeypatch, read_only):
         (tmp_path / "voc_sds").chmod(0o555)
     monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
     runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert (tmp_path / "cache").exists() == read_only
+    assert (tmp_path / "cache" / "voc_sds").is_dir()
     register_prepared("voc_sds", {"tellapart_test_voc": "train"}, VOC_CLASSES, [[0, 0, 0]] * 20, "img")
     try:
         assert read_dataset("tellapart_test_voc").classes == VOC_CLASSES

@@ -20,7 +20,13 @@ def coco_annotation(annotation_id: int, image_id: int, category_id: int, mask: n
 
     Ids should start at 1, because pycocotools treats a match with annotation 0 as no match.
     """
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle_annotation(
+        annotation_id, image_id, category_id, coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    )
+
+
+def rle_annotation(annotation_id: int, image_id: int, category_id: int, rle: dict) -> dict[str, Any]:
+    """Return a COCO annotation with a compressed RLE of pycocotools; see :func:`coco_annotation`."""
     return {
         "id": annotation_id,
         "image_id": image_id,
@@ -28,7 +34,7 @@ def coco_annotation(annotation_id: int, image_id: int, category_id: int, mask: n
         "iscrowd": 0,
         "bbox": coco_mask.toBbox(rle).tolist(),
         "area": int(coco_mask.area(rle)),
-        "segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")},
+        "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
     }
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..files import atomic_folder, cache_dir, write_json
 from .coco_folder import coco_annotation
+from .label_images import mask_values, read_labels
 from .reader import CocoFolder
 
 VOC_CLASSES = [
@@ -31,16 +32,6 @@ VOC_COLORS = [[sum((i >> 3 * j + c & 1) << 7 - j for j in range(2)) for c in ran
 def datasets_root() -> Path:
     """Return Detectron2's folder of data sets: ``$DETECTRON2_DATASETS``, or "datasets" in the working directory."""
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
-
-
-def output_folder(folder: str, root: Path) -> Path:
-    """Return where to write the data set ``folder``: below ``root`` if that is writable, else below ``cache_dir()``.
-
-    A folder with a read-only mode is not used, even if the user is root and could write to it.
-    """
-    preferred = root / folder
-    writable = preferred.is_dir() and os.access(preferred, os.W_OK) and preferred.stat().st_mode & 0o222
-    return preferred if writable else cache_dir() / folder
 
 
 def register_prepared(
@@ -104,19 +95,30 @@ class Problems:
             self.add(f"{path.name} cannot be read: {error}")
             return None
 
+    def read_masks(self, path: Path, name: str = "") -> list[np.ndarray]:
+        """Return the masks in a file, bool (H, W): one of a mask, one per value of a label image.
+
+        If the file cannot be read, is empty or is neither, add a problem that calls it ``name`` (by default the
+        file's name), and return nothing.
+        """
+        name = name or path.name
+        try:
+            labels = read_labels(path)
+        except (OSError, ValueError, SyntaxError) as error:
+            self.add(f"{name} cannot be read: {error}")
+            return []
+        problem = mask_values(labels)
+        values = np.unique(labels)[np.unique(labels) != 0]
+        if problem or not len(values):
+            self.add(f"{name} {problem or 'is empty'}")
+            return []
+        return [labels == value for value in values]
+
     def check(self) -> None:
         """Raise an InputError with the number of problems and the first twelve, if there are any."""
         if self.messages:
             lines = self.messages[:12] + [f"and {len(self.messages) - 12} more"] * (len(self.messages) > 12)
             raise InputError("\n  ".join([f"{self.source}: {len(self.messages)} problem(s)", *lines]))
-
-
-def binary_mask(pixels: np.ndarray) -> np.ndarray:
-    """Return where any channel of an image (H, W) or (H, W, 1 to 4) is above 0, without alpha; bool (H, W)."""
-    if pixels.ndim == 3:
-        colors = pixels.shape[2] - 1 if pixels.shape[2] in (2, 4) else pixels.shape[2]
-        pixels = pixels[..., :colors].max(axis=2)
-    return pixels > 0
 
 
 class CocoWriter:

@@ -4,13 +4,12 @@ import re
 from collections import defaultdict
 
 import tellapart  # noqa: F401
-from tellapart.data.prepared import binary_mask
+from tellapart.data.label_images import read_labels
 from tellapart.data.synthetic.worms import HEIGHT, WIDTH, draw_worms
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def bbbc010(folder, step):
     for path in sorted((folder / "bbbc010" / "BBBC010_v1_foreground_eachworm").glob("*.png")):
         wells[re.match(r"[A-E]\d\d", path.name)[0]].append(path)
     for well in sorted(wells)[::step]:
-        yield np.stack([binary_mask(np.asarray(Image.open(path))) for path in wells[well]])
+        yield np.stack([read_labels(path) > 0 for path in wells[well]])
 
 
 PERCENTILES = [10, 30, 70, 90]  # no median: half of the images show straight worms, half curled ones
