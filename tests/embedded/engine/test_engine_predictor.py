@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import META_ARCH_REGISTRY
+from helpers_engine import EMBEDDED
 from torch import nn
 
 
@@ -45,6 +46,34 @@ def test_predictor(tmp_path, order):
     assert given["image"].shape == (3, 35, 70) and given["image"].dtype == torch.float32
     channels = given["image"].mean(dim=(1, 2)).tolist()
     assert channels == ([200, 0, 10] if order == "BGR" else [10, 0, 200])
+
+
+@pytest.mark.skipif(not EMBEDDED, reason="the real Detectron2 does not check images")
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, r"image is NoneType of shape \(\), expected uint8 of shape \(H, W, 3\), BGR \(None: no image file\)"),
+        ("a.png", "image is str"),
+        (np.zeros((20, 40), np.uint8), r"image is uint8 of shape \(20, 40\), expected"),
+        (np.zeros((20, 40, 4), np.uint8), r"image is uint8 of shape \(20, 40, 4\)"),
+        (np.zeros((0, 40, 3), np.uint8), r"image is uint8 of shape \(0, 40, 3\)"),
+        (np.full((20, 40, 3), 4000, np.uint16), "image is uint16"),
+        (np.full((20, 40, 3), 0.5, np.float32), "image is float32"),
+        (np.full((20, 40, 3), np.nan, np.float32), "image is float32"),
+    ],
+)
+def test_predictor_images_that_are_refused(image, message):
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "EngineTestEcho", "cpu"
+    with pytest.raises(ValueError, match=message):
+        DefaultPredictor(cfg)(image)
+
+
+def test_predictor_floats_are_read_as_pixels():
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "EngineTestEcho", "cpu"
+    output = DefaultPredictor(cfg)(np.full((20, 40, 3), 100.0, np.float32))
+    assert float(output["given"]["image"].mean()) == 100.0
 
 
 def test_predictor_unknown_input_format():

@@ -161,7 +161,11 @@ class DefaultPredictor:
 
         Returns:
             The output of the model for this image, e.g. ``{"instances": Instances}`` in pixels of the original image.
+
+        Raises:
+            ValueError: it is None, does not have 3 channels, or its values are not from 0 to 255.
         """
+        _check_predictor_image(original_image)
         with torch.no_grad():
             if self.input_format == "RGB":
                 original_image = original_image[:, :, ::-1]
@@ -169,6 +173,16 @@ class DefaultPredictor:
             image = self.aug.get_transform(original_image).apply_image(original_image)
             image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1)).to(self.cfg.MODEL.DEVICE)
             return self.model([{"image": image, "height": height, "width": width}])[0]
+
+
+def _check_predictor_image(image) -> None:
+    dtype, shape = str(getattr(image, "dtype", type(image).__name__)), getattr(image, "shape", ())
+    # Floats from 0 to 255 are as good as uint8.
+    is_8_bit = dtype == "uint8" or all(shape) and dtype.startswith("float") and 1 < image.max() <= 255
+    if len(shape) != 3 or shape[2] != 3 or not all(shape) or not is_8_bit:
+        raise ValueError(
+            f"image is {dtype} of shape {shape}, expected uint8 of shape (H, W, 3), BGR (None: no image file)"
+        )
 
 
 def _inner_attribute(name: str) -> property:
