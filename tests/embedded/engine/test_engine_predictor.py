@@ -52,7 +52,7 @@ def test_predictor(tmp_path, order):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (None, r"image is NoneType of shape \(\), expected uint8 of shape \(H, W, 3\), BGR \(None: no image file\)"),
+        (None, r"image is NoneType of shape \(\), expected uint8 \(H, W, 3\), BGR \(None: no image file\)"),
         ("a.png", "image is str"),
         (np.zeros((20, 40), np.uint8), r"image is uint8 of shape \(20, 40\), expected"),
         (np.zeros((20, 40, 4), np.uint8), r"image is uint8 of shape \(20, 40, 4\)"),

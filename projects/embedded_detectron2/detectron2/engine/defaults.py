@@ -180,9 +180,7 @@ def _check_predictor_image(image) -> None:
     # Floats from 0 to 255 are as good as uint8.
     is_8_bit = dtype == "uint8" or all(shape) and dtype.startswith("float") and 1 < image.max() <= 255
     if len(shape) != 3 or shape[2] != 3 or not all(shape) or not is_8_bit:
-        raise ValueError(
-            f"image is {dtype} of shape {shape}, expected uint8 of shape (H, W, 3), BGR (None: no image file)"
-        )
+        raise ValueError(f"image is {dtype} of shape {shape}, expected uint8 (H, W, 3), BGR (None: no image file)")
 
 
 def _inner_attribute(name: str) -> property:
