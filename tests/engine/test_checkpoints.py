@@ -6,6 +6,7 @@ import pickle
 
 from tellapart import InputError
 from tellapart.engine.checkpoint import Checkpointer
+from tellapart.engine.input_channels import adapt_first_convolution
 from tellapart.engine.resume_checks import check_resumed_optimizer
 from tellapart.engine.weights_file import weights_in
 
@@ -124,3 +125,38 @@ def test_changed_learning_rate_is_said(caplog):
     check_resumed_optimizer("m.pth", optimizer_state(), optimizer_state(lr=0.05))
     (record,) = caplog.records
     assert "0.05 in the config, 0.1 in the checkpoint (SOLVER.BASE_LR" in record.getMessage()
+
+
+def gray_ramp() -> torch.Tensor:
+    return torch.arange(25.0).view(1, 1, 5, 5)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 4, 5])
+@pytest.mark.parametrize("form", ["tensor", "array"])
+def test_first_convolution_is_adapted(num_channels, form, caplog):
+    """A gray image in all channels has the same responses as with 3 channels, if the colors' weights are equal."""
+    torch.manual_seed(0)
+    colors, other = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+    with torch.no_grad():
+        colors.weight[:] = colors.weight[:, :1]
+    weights = {"0.weight": colors.weight.detach(), "0.bias": colors.bias.detach(), "1.weight": other.weight.detach()}
+    if form == "array":
+        weights = {name: value.numpy() for name, value in weights.items()}
+    model = nn.Sequential(nn.Conv2d(num_channels, 4, 3), nn.Conv2d(4, 4, 3))
+    with caplog.at_level("INFO"):
+        adapted = adapt_first_convolution("w.pth", weights, model)
+    assert f"0.weight is adapted from 3 to {num_channels} channels" in caplog.text
+    assert type(adapted["0.weight"]) is type(weights["0.weight"]) and adapted["1.weight"] is weights["1.weight"]
+    response = torch.conv2d(gray_ramp().repeat(1, num_channels, 1, 1), torch.as_tensor(adapted["0.weight"]))
+    expected = torch.conv2d(gray_ramp().repeat(1, 3, 1, 1), colors.weight)
+    torch.testing.assert_close(response, expected)
+
+
+def test_first_convolution_is_adapted_only_for_training(tmp_path):
+    torch.save({"weight": torch.rand(4, 3, 1, 1), "bias": torch.zeros(4)}, tmp_path / "w.pth")
+    model = nn.Conv2d(2, 4, 1)
+    Checkpointer(model).resume_or_load(str(tmp_path / "w.pth"), resume=False)
+    loaded = torch.load(tmp_path / "w.pth", weights_only=True)["weight"]
+    torch.testing.assert_close(model.weight, loaded[:, :2] * 1.5)
+    with pytest.raises(InputError, match=r"weight is \(4, 3, 1, 1\), expected \(4, 2, 1, 1\)"):
+        Checkpointer(model).resume_or_load(str(tmp_path / "w.pth"), resume=False, must_fit=True)

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from ..errors import InputError, first_few
 from ..files import atomic_file
+from .input_channels import adapt_first_convolution
 from .resume_checks import check_resumed_optimizer
 from .weights_file import weights_in, why_unreadable
 
@@ -42,7 +43,7 @@ class Checkpointer(DetectionCheckpointer):
         self.path_manager = AtomicPathManager(self.path_manager)
         self._loaded_names: set[str] = set()
         self._incompatible: Any = None
-        self._resuming = False
+        self._resuming = self._must_fit = False
 
     @classmethod
     def from_checkpointer(cls, other: DetectionCheckpointer) -> Checkpointer:
@@ -65,7 +66,7 @@ class Checkpointer(DetectionCheckpointer):
             InputError: the file is missing, is not a checkpoint, has values that are not finite, or belongs to another
                 model or, when resuming, to another optimizer.
         """
-        self._resuming = resume and self.has_checkpoint()
+        self._resuming, self._must_fit = resume and self.has_checkpoint(), must_fit
         path = self.get_checkpoint_file() if self._resuming else path
         if not path and must_fit:
             raise InputError("MODEL.WEIGHTS is '', expected the trained weights: a file such as output/model_final.pth")
@@ -91,6 +92,8 @@ class Checkpointer(DetectionCheckpointer):
         if not isinstance(loaded, dict):
             raise InputError(f"checkpoint {path} holds a {type(loaded).__name__}, expected a dict of weights")
         loaded["model"] = weights_in(path, loaded, self.model.state_dict())
+        if not (self._must_fit or self._resuming):
+            loaded["model"] = adapt_first_convolution(path, loaded["model"], self.model)
         saved = loaded.get("trainer")
         trainer = self.checkpointables.get("trainer")
         if self._resuming and trainer is not None and isinstance(saved, dict):
