@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tellapart.data import register_coco_folder
+from tellapart.data.image_reading import ImageReader
 from tellapart.data.loader import GuardedMapper, guard
 from tellapart.data.reader import evaluation_metadata, read_dataset
 from tellapart.engine.checkpoint import Checkpointer
@@ -29,12 +30,6 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-
-try:
-    from tellapart.data.image_reading import ImageReader
-    from tellapart.data.reading_options import ReadingOptions
-except ImportError:
-    ImageReader = None
 
 HEIGHT, WIDTH = 24, 32
 NAN, INFINITY = float("nan"), float("inf")
@@ -103,7 +98,7 @@ def map_records(records: list[dict], mask_format: str | None) -> None:
     for record in records:
         if "annotations" not in record:
             continue
-        [[sample]] = guard([[GuardedMapper(mapper)(record)]], skip_bad=False)
+        [[sample]] = guard([[GuardedMapper(mapper, ImageReader())(record)]], skip_bad=False)
         instances = sample["instances"]
         assert torch.isfinite(instances.gt_boxes.tensor).all(), "boxes are not finite"
         assert (instances.gt_classes >= 0).all(), "a category id is negative"
@@ -146,16 +141,14 @@ def evaluate(metadata_name: str, records: list[dict], folder: str, masks: bool) 
 
 
 def read_image_file(path: Path) -> None:
-    """Read an image as training does; the message of a broken one is made from Pillow's and tifffile's errors."""
-    if ImageReader is None:
-        from detectron2.data.detection_utils import read_image
-
-        try:
-            read_image(str(path), "BGR")
-        except (OSError, SyntaxError) as error:
-            raise InputError(str(error)) from error
-        return
-    image = ImageReader(ReadingOptions())(str(path), "BGR")
+    """Read an image and its header as training does; an OSError is what loaders report or skip."""
+    reader = ImageReader()
+    try:
+        info = reader.describe(str(path))
+        image = reader(str(path), "BGR")
+    except OSError as error:
+        raise InputError(str(error)) from error
+    assert image.shape[:2] == (info.height, info.width), f"shape {image.shape}, header {info}"
     assert image.ndim == 3 and image.dtype == np.uint8, f"shape {image.shape}, dtype {image.dtype}"
 
 

@@ -19,16 +19,18 @@ import tifffile
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import InputError
 from .pixel_scaling import scale_pixels
 from .reading_options import ReadingOptions
+from .tiff_check import check_pages
 
 logger = logging.getLogger(__name__)
 _ORIENTATION = 0x0112  # the EXIF tag
 _BITS_PER_SAMPLE, _IMAGE_DESCRIPTION, _SAMPLES_PER_PIXEL = 258, 270, 277  # TIFF tags
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TRANSPOSES = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Pillow's method
 _logged: set[str] = set()
 
 
@@ -88,7 +90,9 @@ class ImageReader:
         with PathManager.open(file_name, "rb") as file:
             try:
                 return self._read(file, file_name, format)
-            except (OSError, SyntaxError, EOFError, tifffile.TiffFileError, cv2.error) as error:
+            except InputError:
+                raise
+            except Exception as error:  # Pillow, OpenCV and tifffile raise many types of errors for broken files
                 raise OSError(f"cannot read the image {file_name}: {error}") from error
 
     def picture(self, file_name: str) -> np.ndarray:
@@ -157,9 +161,10 @@ class ImageReader:
 
     def _finish_8_bit(self, image: Image.Image, file_name: str, format: str | None) -> np.ndarray:
         """Convert an 8-bit (or 1-bit) image of Pillow as Detectron2 does."""
-        if self.options.exif == "apply":
-            with contextlib.suppress(Exception):  # of a broken EXIF block; the pixels are fine
-                image = ImageOps.exif_transpose(image)
+        image.load()  # a TIFF is turned here, and forgets its orientation
+        orientation = _orientation(image) if self.options.exif == "apply" else 1
+        if orientation != 1:
+            image = image.transpose(_TRANSPOSES[orientation])
         num_channels = self.options.num_channels
         if num_channels == 1:
             format = "L"
@@ -242,6 +247,7 @@ class ImageReader:
     def _read_tiff(self, file: IO[bytes], file_name: str) -> tuple[np.ndarray, bool]:
         """Read a TIFF with tifffile; return the pixels, (H, W) or (H, W, C), and whether channels are colors."""
         try:
+            check_pages(file)
             with tifffile.TiffFile(file) as tiff:
                 series = tiff.series[0]
                 tag = tiff.pages[0].tags.get(_ORIENTATION)
@@ -291,7 +297,9 @@ class ImageReader:
             file.seek(0)
             try:
                 return self._describe(file, file_name, start)
-            except (SyntaxError, EOFError, tifffile.TiffFileError) as error:
+            except InputError:
+                raise
+            except Exception as error:  # as in __call__
                 raise OSError(f"cannot read the image {file_name}: {error}") from error
 
     def _describe(self, file: IO[bytes], file_name: str, start: bytes) -> ImageInfo:
@@ -320,6 +328,7 @@ class ImageReader:
 
     def _describe_tiff(self, file: IO[bytes], file_name: str) -> ImageInfo:
         try:
+            check_pages(file)
             with tifffile.TiffFile(file) as tiff:
                 series, tag = tiff.series[0], tiff.pages[0].tags.get(_ORIENTATION)
                 sizes, dtype = dict(zip(series.axes, series.shape)), series.dtype

@@ -28,6 +28,7 @@ BOX_DIFFERS = (
 )
 CROWD_TEXTS = {"": 0, "0": 0, "false": 0, "no": 0, "0.0": 0, "1": 1, "true": 1, "yes": 1, "1.0": 1}
 _BLOCK = 8192
+_MAX_AREA = 2.0**53  # pixels; larger integers are not exact as floats
 _MIN_SIDE, _FRACTION_TOLERANCE = 16, 0.01
 
 
@@ -198,7 +199,7 @@ def integer_or_none(value: Any) -> int | None:
 
 
 def _is_positive_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+    return type(value) in (int, float) and 0 < value < _MAX_AREA
 
 
 def box_problem(box: Any, height: int, width: int) -> str:

@@ -25,7 +25,7 @@ def check_compressed_rles(strings: Sequence[str | bytes], num_pixels: Sequence[i
     Returns:
         bool (N,): whether each string is valid. int64 (N,): the number of foreground pixels; 0 where it is not valid.
     """
-    encoded = [text if isinstance(text, bytes) else text.encode("utf-8") for text in strings]
+    encoded = [text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass") for text in strings]
     lengths = np.array([len(text) for text in encoded], dtype=np.int64)
     groups = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) - 48
     owner = np.repeat(np.arange(len(encoded)), lengths)  # the string of each character

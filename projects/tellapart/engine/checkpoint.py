@@ -13,6 +13,7 @@ from ..errors import InputError, first_few
 from ..files import atomic_file
 from .input_channels import adapt_first_convolution
 from .resume_checks import check_resumed_optimizer
+from .safe_pickle import check_pickle
 from .weights_file import weights_in, why_unreadable
 
 # The maximum number of parameter names in a message.
@@ -86,6 +87,8 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, path: str) -> dict[str, Any]:
         try:
+            if path.endswith(".pkl"):
+                check_pickle(path)
             loaded = super()._load_file(path)
         except Exception as error:  # broken zip files and pickles raise errors of any kind
             raise InputError(f"checkpoint {path} cannot be read: {why_unreadable(path, error)}") from error
