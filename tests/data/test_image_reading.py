@@ -9,6 +9,7 @@ from tellapart.data.image_reading import ImageReader, apply_orientation
 from tellapart.data.mapper import ResizeAnyImage
 from tellapart.data.pixel_scaling import scale_pixels
 from tellapart.data.reading_options import ReadingOptions
+from tellapart.data.tiff_check import check_pages
 from tellapart.errors import InputError
 
 import cv2
@@ -300,3 +301,33 @@ def test_at_least_one_pixel(shape):
     if min(shape) > 2:  # the same random draws and the same result as Detectron2's
         np.random.seed(3)
         assert resized.shape == plain.get_transform(image).apply_image(image).shape
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_pages_of_tiffs_are_checked(tmp_path, big, byteorder):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint16), bigtiff=big, byteorder=byteorder, photometric="minisblack")
+    with path.open("rb") as file:
+        check_pages(file)
+        assert file.tell() == 0
+    data = bytearray(path.read_bytes())
+    first = 16 if big else 8
+    data[first : first + 2] = (b"\xff\x0f" if byteorder == "<" else b"\0\0") if not big or byteorder == "<" else b"\0\0"
+    if byteorder == ">":
+        end = first + (8 if big else 2)
+        data[end - 2 : end] = b"\x0f\xff"
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="pages overlap or reach over the end"):
+        reader()(str(path), "BGR")
+
+
+def test_truncated_jpegs_are_refused(tmp_path):
+    """An error of the decoder is not hidden by the EXIF orientation, which is read after it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(COLOR.repeat(20, 0).repeat(20, 1)).save(tmp_path / "a.jpg", exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(OSError, match="cannot read the image"):
+        reader()(str(tmp_path / "a.jpg"), "BGR")

@@ -6,7 +6,7 @@ import os
 import struct
 from typing import IO
 
-# Version in the header -> sizes in bytes: of the header, of a page's number of tags, of a tag, of the next page's offset.
+# Version in the header -> bytes of: the header, a page's number of tags, a tag, the offset of the next page.
 _LAYOUTS = {42: (8, 2, 12, 4), 43: (16, 8, 20, 8)}
 _FORMATS = {2: "H", 4: "I", 8: "Q"}
 
