@@ -4,9 +4,11 @@ import logging
 
 import tellapart
 from tellapart.data.content import DatasetContent
+from tellapart.data.loader import follow_bit_depth
 from tellapart.engine.dataset_checks import check_contents
 from tellapart.errors import InputError
 
+import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.structures import BoxMode
@@ -61,6 +63,28 @@ def test_categories_differ(cfg, folder, classes, message):
     for train, test in (([one], [two]), ([one, two], [])):
         with pytest.raises(InputError, match=message):
             check_contents(cfg, train, test)
+
+
+def test_mixed_bit_depths(cfg, folder, caplog):
+    Image.fromarray(np.full((20, 30), 1000, np.uint16)).save(folder / "deep.png")
+    with caplog.at_level(logging.WARNING):
+        depths = check_contents(cfg, [content("one", folder)], [content("two", folder, ("deep.png",))])
+        assert depths == {"one": {8}, "two": {16}}
+        assert "different bit depths (one 8; two 16)" in caplog.text
+        caplog.clear()
+        cfg.INPUT.SCALING = "percentile"
+        check_contents(cfg, [content("one", folder)], [content("two", folder, ("deep.png",))])
+        check_contents(cfg, [content("one", folder)], [content("two", folder, ("b.png",))])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("scaling", "depths", "expected"),
+    [(None, {8}, None), (None, {16}, "percentile"), (None, {8, 16}, None), ("full_range", {16}, "full_range")],
+)
+def test_the_scaling_is_written_into_the_config(cfg, scaling, depths, expected):
+    cfg.INPUT.SCALING = scaling
+    assert expected == follow_bit_depth(cfg, depths).INPUT.SCALING and scaling == cfg.INPUT.SCALING
 
 
 def test_a_file_listed_twice(cfg, folder, caplog):

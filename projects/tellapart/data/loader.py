@@ -303,6 +303,25 @@ def follow_mask_format(cfg: CfgNode, has_rle: bool) -> CfgNode:
     return cfg
 
 
+def follow_bit_depth(cfg: CfgNode, train_depths: Iterable[int]) -> CfgNode:
+    """Return ``cfg`` or, if no training image has 8 bits, a copy that names the scaling of ``INPUT.SCALING`` auto.
+
+    The run's config then scales 8-bit images as well, if the model is used on some later.
+
+    Args:
+        cfg: the config.
+        train_depths: bits per sample of training images.
+    """
+    depths = set(train_depths)
+    if cfg.INPUT.SCALING not in (None, "auto") or not depths or min(depths) <= 8:
+        return cfg
+    logging.getLogger(__name__).info("training images have %s bits: INPUT.SCALING auto -> percentile", sorted(depths))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.SCALING = "percentile"
+    return cfg
+
+
 def _build_sampler(cfg: CfgNode, dicts: list[dict], seed: int) -> Iterable[int]:
     kind = cfg.DATALOADER.SAMPLER_TRAIN
     if kind == "TrainingSampler":

@@ -18,7 +18,7 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGIS
 from .. import model_zoo
 from ..config import RENAMED_KEYS, RENAMED_VALUES, add_config
 from ..data.coco_folder import parse_register_flag, register_coco_folder
-from ..data.loader import follow_mask_format, read_datasets
+from ..data.loader import follow_bit_depth, follow_mask_format, read_datasets
 from ..errors import InputError, did_you_mean
 from ..instance_fcn.classifier import PassThroughROIHeads
 from ..validation import registry_name_is_a
@@ -171,7 +171,7 @@ def check_datasets(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> C
         test: the names of the data sets to evaluate on.
 
     Returns:
-        ``cfg`` or, if the masks need another ``INPUT.MASK_FORMAT``, a copy with that.
+        ``cfg`` or, if the data need another ``INPUT.MASK_FORMAT`` or ``INPUT.SCALING``, a copy with these.
 
     Raises:
         InputError: a check fails. The message names the data set, the file, the annotation or the key.
@@ -190,5 +190,6 @@ def check_datasets(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> C
             )
     for name in train:
         contents[name].check_trainable(cfg.MODEL.MASK_ON)
-    check_contents(cfg, [contents[name] for name in train], [contents[name] for name in test])
+    depths = check_contents(cfg, [contents[name] for name in train], [contents[name] for name in test])
+    cfg = follow_bit_depth(cfg, (depth for name in train for depth in depths[name]))
     return follow_mask_format(cfg, any(contents[name].has_rle for name in train))

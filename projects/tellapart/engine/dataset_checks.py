@@ -23,13 +23,18 @@ logger = logging.getLogger(__name__)
 _NUM_SAMPLED = 8  # images opened per data set
 
 
-def check_contents(cfg: CfgNode, train: Sequence[DatasetContent], test: Sequence[DatasetContent]) -> None:
+def check_contents(
+    cfg: CfgNode, train: Sequence[DatasetContent], test: Sequence[DatasetContent]
+) -> dict[str, set[int]]:
     """Check data sets against each other and against the config.
 
     Args:
         cfg: the config of the model.
         train: the data sets to train on.
         test: the data sets to evaluate on.
+
+    Returns:
+        Bits per sample of a sample of images, by the name of the data set.
 
     Raises:
         InputError: categories differ in name or order, or a sampled image cannot be read as the config says.
@@ -43,12 +48,26 @@ def check_contents(cfg: CfgNode, train: Sequence[DatasetContent], test: Sequence
         _warn_of_repeated_files(content)
     _warn_of_shared_files(train, test)
     reader = ImageReader.from_cfg(cfg)
-    for content in contents:
-        _check_sample(cfg, content, reader)
+    depths = {content.name: _check_sample(cfg, content, reader) for content in contents}
+    if reader.options.scaling == "auto":
+        _warn_of_mixed_depths(depths)
     for content in test:
         if not content.has_annotations:
             logger.warning("%s has no 'annotations': predictions are written, but nothing is evaluated", content.where)
     _warn_of_limits(cfg, train, test)
+    return depths
+
+
+def _warn_of_mixed_depths(depths: dict[str, set[int]]) -> None:
+    """Warn if some images have 8 bits and others more: only the latter are scaled."""
+    all_depths = set().union(*depths.values())
+    if all_depths and min(all_depths) <= 8 < max(all_depths):
+        shown = "; ".join(f"{name} {' and '.join(map(str, sorted(d)))}" for name, d in depths.items() if d)
+        logger.warning(
+            "images have different bit depths (%s), and INPUT.SCALING auto scales only those above 8 bits: a model "
+            "trained on one kind is worse on the other. Set INPUT.SCALING percentile for training and evaluation",
+            shown,
+        )  # fmt: skip
 
 
 def _check_same_categories(contents: Sequence[DatasetContent]) -> None:
@@ -92,8 +111,12 @@ def _warn_of_shared_files(train: Iterable[DatasetContent], test: Iterable[Datase
                 )  # fmt: skip
 
 
-def _check_sample(cfg: CfgNode, content: DatasetContent, reader: ImageReader) -> None:
-    """Open a few images: their size against the data set's, and one as the loaders will read it."""
+def _check_sample(cfg: CfgNode, content: DatasetContent, reader: ImageReader) -> set[int]:
+    """Open a few images: their size against the data set's, and one as the loaders will read it.
+
+    Returns:
+        Their bits per sample.
+    """
     files = [record for record in content.records if record.get("file_name") and "://" not in record["file_name"]]
     step = max(1, len(files) // _NUM_SAMPLED)
     infos: list[tuple[dict, ImageInfo]] = []
@@ -125,6 +148,7 @@ def _check_sample(cfg: CfgNode, content: DatasetContent, reader: ImageReader) ->
     if infos:
         with contextlib.suppress(OSError):
             reader(infos[0][0]["file_name"], cfg.INPUT.FORMAT)  # says once how such images are scaled
+    return {info.bit_depth for _, info in infos}
 
 
 def _warn_of_limits(cfg: CfgNode, train: Sequence[DatasetContent], test: Sequence[DatasetContent]) -> None:
