@@ -7,6 +7,7 @@
     python tools/benchmark.py voting        # mask voting: all detections at once, one by one
     python tools/benchmark.py windows       # masks of 100 windows: InstanceFCN's score maps, the DeepMask-style head
     python tools/benchmark.py semiconv      # a training step of Mask R-CNN, without and with the operators
+    python tools/benchmark.py images        # reading PNG and JPEG: Detectron2's function, ours
 
 Times are medians over several runs. Absolute times depend on the machine, ratios much less.
 """
@@ -17,10 +18,13 @@ import argparse
 import multiprocessing
 import platform
 import re
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tellapart import add_config
+from tellapart.data.image_reading import ImageReader
 from tellapart.engine.config_checks import load_config
 from tellapart.fcis import MaskVoting
 from tellapart.fcis.mask_voting import vote
@@ -29,8 +33,11 @@ from tellapart.instance_fcn.heads import DeepMaskHead, InstanceSensitiveHead
 from tellapart.instance_fcn.windows import centered_windows
 from tellapart.position_sensitive import assemble
 
+import cv2
+import numpy as np
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import detection_utils
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -204,9 +211,23 @@ def benchmark_semiconv() -> None:
     report(rows)
 
 
+def benchmark_images() -> None:
+    """Read PNG and JPEG files of 640 x 480 px by Detectron2's function and by ours."""
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), (640, 480))
+    reader = ImageReader()
+    with tempfile.TemporaryDirectory() as folder:
+        for ending in ("png", "jpg"):
+            path = f"{folder}/image.{ending}"
+            cv2.imwrite(path, picture)
+            assert np.array_equal(reader(path, "BGR"), detection_utils.read_image(path, "BGR"))
+            print(f"images: reading a {ending} of 640 x 480 px")
+            functions = {"Detectron2's read_image": detection_utils.read_image, "ImageReader": reader}
+            report([(name, seconds(partial(function, path, "BGR"))) for name, function in functions.items()])
+
+
 PARTS = {
     "assemble": benchmark_assemble, "memory": benchmark_memory, "voting": benchmark_voting,
-    "windows": benchmark_windows, "semiconv": benchmark_semiconv,
+    "windows": benchmark_windows, "semiconv": benchmark_semiconv, "images": benchmark_images,
 }  # fmt: skip
 
 
