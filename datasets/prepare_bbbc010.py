@@ -16,7 +16,6 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from tellapart.data.label_images import read_labels
 from tellapart.data.prepared import CocoWriter, Problems, datasets_root
 from tellapart.errors import run_command
 from tellapart.files import cache_dir
@@ -99,12 +98,10 @@ def _by_well(folder: Path, ending: str, problems: Problems) -> dict[str, list[Pa
 
 def _read_well(silhouette: Path, worms: list[Path], problems: Problems) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the silhouette and the masks of the worms, bool (H, W) each."""
-    try:
-        image = read_labels(silhouette) > 0
-    except (OSError, ValueError, SyntaxError) as error:
-        problems.add(f"{silhouette.name} cannot be read: {error}")
+    labels = problems.read_labels(silhouette)
+    if labels is None:
         return np.zeros((1, 1), bool), []
-    masks = []
+    image, masks = labels > 0, []
     for path in worms:
         in_file = problems.read_masks(path)
         if in_file and in_file[0].shape != image.shape:

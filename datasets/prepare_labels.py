@@ -22,12 +22,11 @@ from pathlib import Path
 
 from tellapart.data.coco_folder import rle_annotation
 from tellapart.data.image_reading import ImageReader
-from tellapart.data.label_images import label_rles, mask_values, read_labels
+from tellapart.data.label_images import label_rles, mask_values
 from tellapart.data.prepared import Problems
 from tellapart.errors import InputError, first_few, run_command
 from tellapart.files import cache_dir, write_json
 
-import numpy as np
 import yaml
 
 ENDINGS = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
@@ -110,10 +109,8 @@ def prepare(images: Path, labels: Path | None, output: Path, category: str) -> t
 
 def _read_rles(path: Path, size: tuple[int, int], is_single: bool, problems: Problems) -> list[dict]:
     """Return the masks of a file as RLE; ``is_single`` if the file is meant to have one mask."""
-    try:
-        labels = read_labels(path)
-    except (OSError, ValueError, SyntaxError) as error:
-        problems.add(f"{path.name} cannot be read: {error}")
+    labels = problems.read_labels(path)
+    if labels is None:
         return []
     problem = mask_values(labels) if is_single else ""
     if labels.shape != size:
@@ -121,8 +118,6 @@ def _read_rles(path: Path, size: tuple[int, int], is_single: bool, problems: Pro
     if problem:
         problems.add(f"{path.name} {problem}")
         return []
-    if is_single and len(np.unique(labels)) < 2:
-        problems.add(f"{path.name} is empty")
     return label_rles(labels)
 
 

@@ -5,8 +5,9 @@ import pickle
 
 import tellapart
 from tellapart.data import image_reading
-from tellapart.data.image_reading import ImageReader, apply_orientation
+from tellapart.data.image_reading import ImageReader
 from tellapart.data.mapper import ResizeAnyImage
+from tellapart.data.orientation import apply_orientation
 from tellapart.data.pixel_scaling import scale_pixels
 from tellapart.data.reading_options import ReadingOptions
 from tellapart.data.tiff_check import check_pages

@@ -157,7 +157,10 @@ def number_annotations(annotations: list[dict], filled: Changes) -> list[dict]:
         if type(one) is not int:
             filled.add("ids of annotations that are missing or not whole numbers (all numbered from 1)", one)
         elif not 0 < one <= _MAX_ID:
-            filled.add("ids of annotations below 1 that COCO's evaluation cannot match (all numbered from 1)", one)
+            filled.add(
+                "ids of annotations that are not from 1 to 2^63 - 1, as COCO's evaluation needs (all numbered from 1)",
+                one,
+            )
         elif counts[repr(one)] > 1:
             filled.add("ids that several annotations share (all numbered from 1)", one)
     return [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]

@@ -10,12 +10,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from .annotations import annotation_to_rle
-from .image_reading import ImageInfo, ImageReader, apply_orientation
+from .image_reading import ImageInfo, ImageReader
+from .orientation import apply_orientation
 
 # The masks must explain this much more of the gray values' variance in the stored frame, as a factor and as a share.
 _MIN_RATIO, _MIN_GAIN = 2.0, 0.02
-
-
 _MARGIN_PIXELS = 2
 
 

@@ -22,15 +22,14 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..errors import InputError
+from .orientation import ORIENTATION_TAG, apply_orientation, image_orientation, turn_image, valid_orientation
 from .pixel_scaling import scale_pixels
 from .reading_options import ReadingOptions
 from .tiff_check import check_pages
 
 logger = logging.getLogger(__name__)
-_ORIENTATION = 0x0112  # the EXIF tag
 _BITS_PER_SAMPLE, _IMAGE_DESCRIPTION, _SAMPLES_PER_PIXEL = 258, 270, 277  # TIFF tags
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_TRANSPOSES = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> Pillow's method
 _logged: set[str] = set()
 
 
@@ -87,13 +86,8 @@ class ImageReader:
             OSError: the file is not an image or is truncated.
             InputError: the image has too many pixels or another number of channels than the model.
         """
-        with PathManager.open(file_name, "rb") as file:
-            try:
-                return self._read(file, file_name, format)
-            except InputError:
-                raise
-            except Exception as error:  # Pillow, OpenCV and tifffile raise many types of errors for broken files
-                raise OSError(f"cannot read the image {file_name}: {error}") from error
+        with _open_file(file_name) as file:
+            return self._read(file, file_name, format)
 
     def picture(self, file_name: str) -> np.ndarray:
         """Read an image to look at: uint8 BGR (H, W, 3). Of other than 3 channels, the first three are shown.
@@ -112,17 +106,10 @@ class ImageReader:
         file.seek(0)
         if start[:8] == b"\x89PNG\r\n\x1a\n" and start[24:25] == b"\x10":
             return self._finish(*self._read_png_16(file, file_name), file_name, format)
-        is_tiff = start[:4] in _TIFF_STARTS
-        try:
-            image = self._open(file, file_name)
-        except OSError:
-            if not is_tiff:
-                raise
-            image = None  # tifffile reads more kinds of TIFF
-        if is_tiff and (image is None or _needs_tifffile(image, self.options)):
-            file.seek(0)
+        image = self._open_with_pillow(file, file_name, start)
+        if image is None:
             return self._finish(*self._read_tiff(file, file_name), file_name, format)
-        if is_tiff and _num_samples(image) > len(image.getbands()):
+        if _num_samples(image) > len(image.getbands()):
             _log_once(
                 "samples",
                 f"{file_name} has {_num_samples(image)} channels, and only the {image.mode} ones are used "
@@ -141,6 +128,17 @@ class ImageReader:
         if image.mode in ("F", "I") or image.mode.startswith("I;"):
             return self._finish(self._oriented(np.asarray(image), image), False, file_name, format)
         return self._finish_8_bit(image, file_name, format)
+
+    def _open_with_pillow(self, file: IO[bytes], file_name: str, start: bytes) -> Image.Image | None:
+        """Open an image with Pillow; return None for a TIFF that tifffile must read."""
+        is_tiff = start[:4] in _TIFF_STARTS
+        try:
+            image = self._open(file, file_name)
+        except OSError:
+            if not is_tiff:
+                raise
+            return None  # tifffile reads more kinds of TIFF
+        return None if is_tiff and _needs_tifffile(image, self.options) else image
 
     def _open(self, file: IO[bytes], file_name: str) -> Image.Image:
         """Open an image with Pillow, with the limit of the config instead of Pillow's."""
@@ -162,9 +160,8 @@ class ImageReader:
     def _finish_8_bit(self, image: Image.Image, file_name: str, format: str | None) -> np.ndarray:
         """Convert an 8-bit (or 1-bit) image of Pillow as Detectron2 does."""
         image.load()  # a TIFF is turned here, and forgets its orientation
-        orientation = _orientation(image) if self.options.exif == "apply" else 1
-        if orientation != 1:
-            image = image.transpose(_TRANSPOSES[orientation])
+        if self.options.exif == "apply":
+            image = turn_image(image, image_orientation(image))
         num_channels = self.options.num_channels
         if num_channels == 1:
             format = "L"
@@ -229,8 +226,7 @@ class ImageReader:
 
     def _oriented(self, array: np.ndarray, image: Image.Image) -> np.ndarray:
         """Apply the EXIF orientation of ``image`` to its pixels (H, W) or (H, W, C)."""
-        orientation = _orientation(image) if self.options.exif == "apply" else 1
-        return apply_orientation(array, orientation)
+        return apply_orientation(array, image_orientation(image) if self.options.exif == "apply" else 1)
 
     def _read_png_16(self, file: IO[bytes], file_name: str) -> tuple[np.ndarray, bool]:
         """Read a 16-bit PNG with OpenCV, because Pillow reads those with colors as 8-bit images."""
@@ -246,29 +242,22 @@ class ImageReader:
 
     def _read_tiff(self, file: IO[bytes], file_name: str) -> tuple[np.ndarray, bool]:
         """Read a TIFF with tifffile; return the pixels, (H, W) or (H, W, C), and whether channels are colors."""
-        try:
-            check_pages(file)
-            with tifffile.TiffFile(file) as tiff:
-                series = tiff.series[0]
-                tag = tiff.pages[0].tags.get(_ORIENTATION)
-                orientation = int(tag.value) if tag is not None and self.options.exif == "apply" else 1
-                sizes = dict(zip(series.axes, series.shape))
-                self._check_size(sizes.get("X", 1), sizes.get("Y", 1), file_name)
-                num_pages = int(np.prod([size for axis, size in sizes.items() if axis not in "YXS"]))
-                if self.options.pages == "first":
-                    self._warn_of_pages(num_pages, file_name)
-                    page = series.pages[0]
-                    array, axes = (page.asarray(), page.axes) if num_pages > 1 else (series.asarray(), series.axes)
-                else:
-                    array, axes = series.asarray(), series.axes
-        except InputError:
-            raise
-        except Exception as error:  # tifffile and its codecs raise many types of errors for broken files
-            raise OSError(f"{type(error).__name__}: {error}") from error
+        check_pages(file)
+        with tifffile.TiffFile(file) as tiff:
+            series = tiff.series[0]
+            orientation = _tiff_orientation(tiff) if self.options.exif == "apply" else 1
+            sizes = dict(zip(series.axes, series.shape))
+            self._check_size(sizes.get("X", 1), sizes.get("Y", 1), file_name)
+            num_pages = int(np.prod([size for axis, size in sizes.items() if axis not in "YXS"]))
+            if self.options.pages == "first":
+                self._warn_of_pages(num_pages, file_name)
+                page = series.pages[0]
+                array, axes = (page.asarray(), page.axes) if num_pages > 1 else (series.asarray(), series.axes)
+            else:
+                array, axes = series.asarray(), series.axes
         if "Y" not in axes or "X" not in axes:
             raise OSError(f"the TIFF has the axes {axes}, expected Y and X")
         is_color = "S" in axes
-        orientation = orientation if 1 <= orientation <= 8 else 1
         order = [i for i, axis in enumerate(axes) if axis not in "YXS"]
         array = array.transpose([axes.index("Y"), axes.index("X"), *([axes.index("S")] if is_color else []), *order])
         array = apply_orientation(array, orientation)
@@ -292,27 +281,16 @@ class ImageReader:
         Raises:
             OSError, InputError: see :meth:`__call__`.
         """
-        with PathManager.open(file_name, "rb") as file:
-            start = file.read(32)
-            file.seek(0)
-            try:
-                return self._describe(file, file_name, start)
-            except InputError:
-                raise
-            except Exception as error:  # as in __call__
-                raise OSError(f"cannot read the image {file_name}: {error}") from error
+        with _open_file(file_name) as file:
+            return self._describe(file, file_name)
 
-    def _describe(self, file: IO[bytes], file_name: str, start: bytes) -> ImageInfo:
-        try:
-            image = self._open(file, file_name)
-        except OSError:
-            if start[:4] not in _TIFF_STARTS:
-                raise
-            image = None
-        if start[:4] in _TIFF_STARTS and (image is None or _needs_tifffile(image, self.options)):
-            file.seek(0)
+    def _describe(self, file: IO[bytes], file_name: str) -> ImageInfo:
+        start = file.read(32)
+        file.seek(0)
+        image = self._open_with_pillow(file, file_name, start)
+        if image is None:
             return self._describe_tiff(file, file_name)
-        orientation = _orientation(image)
+        orientation = image_orientation(image)
         raw_width, raw_height = image.size
         if image.format == "TIFF" and orientation >= 5:
             raw_width, raw_height = raw_height, raw_width  # Pillow has turned it
@@ -327,18 +305,15 @@ class ImageReader:
         return ImageInfo(width, height, raw_width, raw_height, image.mode, bits, num_channels, num_pages, orientation)
 
     def _describe_tiff(self, file: IO[bytes], file_name: str) -> ImageInfo:
-        try:
-            check_pages(file)
-            with tifffile.TiffFile(file) as tiff:
-                series, tag = tiff.series[0], tiff.pages[0].tags.get(_ORIENTATION)
-                sizes, dtype = dict(zip(series.axes, series.shape)), series.dtype
-                mode, orientation = f"{series.axes} {dtype}", 1 if tag is None else int(tag.value)
-        except Exception as error:  # tifffile raises many types of errors for broken files
-            raise OSError(f"cannot read the image {file_name}: {error}") from error
+        check_pages(file)
+        with tifffile.TiffFile(file) as tiff:
+            series, orientation = tiff.series[0], _tiff_orientation(tiff)
+            sizes, dtype = dict(zip(series.axes, series.shape)), series.dtype
+            mode = f"{series.axes} {dtype}"
         num_pages = int(np.prod([size for axis, size in sizes.items() if axis not in "YXS"]))
         raw_width, raw_height = sizes.get("X", 1), sizes.get("Y", 1)
         self._check_size(raw_width, raw_height, file_name)
-        swapped = 5 <= orientation <= 8 and self.options.exif == "apply"
+        swapped = orientation >= 5 and self.options.exif == "apply"
         width, height = (raw_height, raw_width) if swapped else (raw_width, raw_height)
         bits, samples = 8 * dtype.itemsize, sizes.get("S", 1)
         return ImageInfo(width, height, raw_width, raw_height, mode, bits, samples, num_pages, orientation)
@@ -352,7 +327,7 @@ def _needs_tifffile(image: Image.Image, options: ReadingOptions) -> bool:
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS_PER_SAMPLE, (1,))
     several_pages = getattr(image, "n_frames", 1) > 1 or "images=" in str(tags.get(_IMAGE_DESCRIPTION, ""))
-    turned = options.exif == "ignore" and _orientation(image) != 1
+    turned = options.exif == "ignore" and image_orientation(image) != 1
     more_channels = len(image.getbands()) < _num_samples(image) == options.num_channels
     return max(np.atleast_1d(bits)) > 8 or several_pages or turned or more_channels
 
@@ -362,21 +337,21 @@ def _num_samples(image: Image.Image) -> int:
     return int(getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 1))
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block
-        return 1
-    return orientation if 1 <= orientation <= 8 else 1
+def _tiff_orientation(tiff: tifffile.TiffFile) -> int:
+    tag = tiff.pages[0].tags.get(ORIENTATION_TAG)
+    return 1 if tag is None else valid_orientation(tag.value)
 
 
-def apply_orientation(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn pixels, (H, W) or (H, W, C), as an EXIF orientation from 1 to 8 says."""
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)
-        orientation = {5: 1, 6: 2, 7: 3, 8: 4}[orientation]
-    flips = {1: (), 2: (1,), 3: (0, 1), 4: (0,)}[orientation]
-    return np.flip(array, flips) if flips else array
+@contextlib.contextmanager
+def _open_file(file_name: str) -> Iterator[IO[bytes]]:
+    """Open an image file; whatever its readers raise in the block becomes an OSError that names it."""
+    with PathManager.open(file_name, "rb") as file:
+        try:
+            yield file
+        except InputError:
+            raise
+        except Exception as error:  # Pillow, OpenCV and tifffile raise many types of errors for broken files
+            raise OSError(f"cannot read the image {file_name}: {error}") from error
 
 
 def log_again() -> None:

@@ -85,7 +85,7 @@ def label_rles(labels: np.ndarray) -> list[dict]:
 
 
 def mask_values(labels: np.ndarray) -> str:
-    """Return "" if the file of one object is a mask or a label image, else what it is.
+    """Return "" if the file of one object is a mask or a label image, else what it is instead.
 
     Args:
         labels: of :func:`read_labels`. One value other than 0 is a mask; the values 1 ... n, or values above 255, are a
@@ -93,7 +93,9 @@ def mask_values(labels: np.ndarray) -> str:
     """
     values = np.unique(labels)
     values = values[values != 0]
-    if len(values) < 2 or values[-1] > 255 or (values == np.arange(1, len(values) + 1)).all():
+    if not len(values):
+        return "is empty"
+    if len(values) == 1 or values[-1] > 255 or (values == np.arange(1, len(values) + 1)).all():
         return ""
     return (
         f"has {len(values)} values such as {values[0]} and {values[-1]}, expected 0 and one other value (a mask), or "

@@ -297,10 +297,7 @@ def follow_mask_format(cfg: CfgNode, has_rle: bool) -> CfgNode:
     if not (has_rle and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon"):
         return cfg
     logging.getLogger(__name__).info("INPUT.MASK_FORMAT is polygon, but there are RLE masks: using bitmask")
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.INPUT.MASK_FORMAT = "bitmask"
-    return cfg
+    return _with_input(cfg, "MASK_FORMAT", "bitmask")
 
 
 def follow_bit_depth(cfg: CfgNode, train_depths: Iterable[int]) -> CfgNode:
@@ -316,9 +313,14 @@ def follow_bit_depth(cfg: CfgNode, train_depths: Iterable[int]) -> CfgNode:
     if cfg.INPUT.SCALING not in (None, "auto") or not depths or min(depths) <= 8:
         return cfg
     logging.getLogger(__name__).info("training images have %s bits: INPUT.SCALING auto -> percentile", sorted(depths))
+    return _with_input(cfg, "SCALING", "percentile")
+
+
+def _with_input(cfg: CfgNode, key: str, value: str) -> CfgNode:
+    """Return a copy of ``cfg`` that is not frozen and has another value of a key below ``INPUT``."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.INPUT.SCALING = "percentile"
+    cfg.INPUT[key] = value
     return cfg
 
 

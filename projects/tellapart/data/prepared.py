@@ -95,24 +95,31 @@ class Problems:
             self.add(f"{path.name} cannot be read: {error}")
             return None
 
+    def read_labels(self, path: Path, name: str = "") -> np.ndarray | None:
+        """Return a label image or a mask, int64 (H, W); if it cannot be read, add a problem and return None.
+
+        The problem calls the file ``name``, by default its own name.
+        """
+        try:
+            return read_labels(path)
+        except (OSError, ValueError, SyntaxError) as error:
+            self.add(f"{name or path.name} cannot be read: {error}")
+            return None
+
     def read_masks(self, path: Path, name: str = "") -> list[np.ndarray]:
         """Return the masks in a file, bool (H, W): one of a mask, one per value of a label image.
 
         If the file cannot be read, is empty or is neither, add a problem that calls it ``name`` (by default the
         file's name), and return nothing.
         """
-        name = name or path.name
-        try:
-            labels = read_labels(path)
-        except (OSError, ValueError, SyntaxError) as error:
-            self.add(f"{name} cannot be read: {error}")
+        labels = self.read_labels(path, name)
+        if labels is None:
             return []
         problem = mask_values(labels)
-        values = np.unique(labels)[np.unique(labels) != 0]
-        if problem or not len(values):
-            self.add(f"{name} {problem or 'is empty'}")
+        if problem:
+            self.add(f"{name or path.name} {problem}")
             return []
-        return [labels == value for value in values]
+        return [labels == value for value in np.unique(labels) if value]
 
     def check(self) -> None:
         """Raise an InputError with the number of problems and the first twelve, if there are any."""

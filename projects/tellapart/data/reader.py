@@ -90,7 +90,9 @@ def read_dataset(name: str, *, masks: bool | None = None, bad_annotations: str =
         release_dataset(name, masks)
         content = source.read(masks) if isinstance(source, CocoFolder) else read_registered(name, source, masks)
         _contents[key] = content
-    report = (*key, content.changes.summary())
+        if masks is None:  # it is the same as with the value that was found
+            _contents[(name, content.has_masks, *key[2:])] = content
+    report = (name, *key[2:], content.changes.summary())
     if report not in _reported or bad_annotations == "stop":
         content.report(bad_annotations)
         _reported.add(report)

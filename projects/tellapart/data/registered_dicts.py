@@ -37,7 +37,7 @@ def read_registered(name: str, function: Callable[[], list[dict]], masks: bool |
     where = f"Data set {name}"
     try:
         raw = function()
-        raw = raw if isinstance(raw, (list, tuple, dict, str)) else list(raw)  # type: ignore[call-overload]
+        raw = raw if isinstance(raw, (list, tuple, dict, str)) else list(raw)
     except InputError:
         raise
     except Exception as error:  # whatever a user's function raises

@@ -14,7 +14,7 @@ from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, 
 from ..data.content import DatasetContent
 from ..data.exif_frame import files_with_turned_annotations
 from ..data.image_reading import ImageInfo, ImageReader
-from ..data.statistics import Objects
+from ..data.statistics import Objects, evenly_spread
 from ..errors import InputError, first_few
 from ..validation import registry_name_is_a
 from .size_checks import size_warnings
@@ -118,9 +118,8 @@ def _check_sample(cfg: CfgNode, content: DatasetContent, reader: ImageReader) ->
         Their bits per sample.
     """
     files = [record for record in content.records if record.get("file_name") and "://" not in record["file_name"]]
-    step = max(1, len(files) // _NUM_SAMPLED)
     infos: list[tuple[dict, ImageInfo]] = []
-    for record in files[::step][:_NUM_SAMPLED]:
+    for record in (files[i] for i in evenly_spread(len(files), _NUM_SAMPLED)):
         try:
             info = reader.describe(record["file_name"])
         except OSError:
@@ -158,19 +157,16 @@ def _warn_of_limits(cfg: CfgNode, train: Sequence[DatasetContent], test: Sequenc
         limits["MODEL.INSTANCE_FCN.POST_NMS_TOPK"] = cfg.MODEL.INSTANCE_FCN.POST_NMS_TOPK
     elif registry_name_is_a(PROPOSAL_GENERATOR_REGISTRY, cfg.MODEL.PROPOSAL_GENERATOR.NAME, RPN):
         limits["MODEL.RPN.POST_NMS_TOPK_TEST"] = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+    objects = {content.name: Objects.from_records(content.records) for content in (*train, *test)}
     for content in {content.name: content for content in (*train, *test)}.values():
-        counts = [
-            sum(not annotation.get("iscrowd") for annotation in record.get("annotations", ()))
-            for record in content.records
-        ]
+        counts = objects[content.name].per_image
         for key, limit in limits.items():
-            over = sum(count > limit for count in counts)
+            over = int((counts > limit).sum())
             if over:
                 logger.warning(
                     "%s: %d of %d images have more objects than %s %d (up to %d), and can never be found completely",
                     content.where, over, len(counts), key, limit, max(counts),
                 )  # fmt: skip
-    objects = [Objects.from_records(content.records) for content in train]
-    for content, one in zip(train, objects):
-        for warning in size_warnings(cfg, one, content.name):
+    for content in train:
+        for warning in size_warnings(cfg, objects[content.name], content.name):
             logger.warning(warning)

@@ -18,7 +18,7 @@ from ..data.coco_folder import parse_register_flag, register_coco_folder
 from ..data.content import DatasetContent
 from ..data.image_reading import ImageReader
 from ..data.reader import read_dataset
-from ..data.statistics import Objects, evenly_spread, measure_masks, report
+from ..data.statistics import MaskMeasurements, Objects, evenly_spread, measure_masks, report
 from ..errors import InputError, print_error
 from .checkpoint import check_weights
 from .config_checks import check_datasets, load_config
@@ -67,13 +67,16 @@ def check(data: Sequence[str], config_file: str = "", opts: Sequence[str] = ()) 
         train, test = (names[:1], names[1:]) if data else (list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST))
         if not names:
             raise InputError("there is no data set to check: name one, such as annotations.json:images, or a config")
-        contents = {name: read_dataset(name, bad_annotations=cfg.DATALOADER.BAD_ANNOTATIONS) for name in names}
-        for content in contents.values():
-            print("\n".join([content.where, *(f"  {line}" for line in _describe(cfg, content))]))
+        masks, bad_annotations = cfg.MODEL.MASK_ON if config_file else None, cfg.DATALOADER.BAD_ANNOTATIONS
+        contents = {name: read_dataset(name, masks=masks, bad_annotations=bad_annotations) for name in names}
+        measured = {name: _measure(content) for name, content in contents.items()}
+        for name, content in contents.items():
+            lines = [*report(measured[name][0], content.classes, measured[name][1]), _describe_images(cfg, content)]
+            print("\n".join([content.where, *(f"  {line}" for line in lines)]))
         if not config_file:
             first = contents[names[0]]
             first.check_trainable(needs_masks=first.has_masks)
-            suggestion = suggest(first)
+            suggestion = suggest(first, *measured[names[0]])
             _print(suggestion)
             more = [word for pair in suggestion.options.items() for word in pair]
             cfg = load_config(suggestion.config, [*_CPU, *more, "MODEL.WEIGHTS", "", *opts])
@@ -118,11 +121,13 @@ def _register(text: str) -> str:
     return name
 
 
-def _describe(cfg: CfgNode, content: DatasetContent) -> list[str]:
-    """Return lines with the statistics of a data set and the kinds of its images."""
-    objects = Objects.from_records(content.records)
-    masks = measure_masks(content.records) if content.has_masks and content.has_annotations else None
-    lines = report(objects, content.classes, masks)
+def _measure(content: DatasetContent) -> tuple[Objects, MaskMeasurements | None]:
+    has_masks = content.has_masks and content.has_annotations
+    return Objects.from_records(content.records), measure_masks(content.records) if has_masks else None
+
+
+def _describe_images(cfg: CfgNode, content: DatasetContent) -> str:
+    """Return a line with the kinds of images of a data set."""
     reader, kinds, num_opened = ImageReader.from_cfg(cfg), Counter(), 0
     for i in evenly_spread(len(content.records), _NUM_OPENED):
         file_name = content.records[i].get("file_name", "")
@@ -138,10 +143,10 @@ def _describe(cfg: CfgNode, content: DatasetContent) -> list[str]:
         channels = "channel" if info.num_channels == 1 else "channels"
         kinds[f"{info.mode}, {info.bit_depth} bits, {info.num_channels} {channels}{pages}{turned}"] += 1
     shown = "; ".join(f"{count} x {kind}" for kind, count in kinds.most_common(4))
-    return [*lines, f"files: {num_opened} of {len(content.records)} opened: {shown}"]
+    return f"files: {num_opened} of {len(content.records)} opened: {shown}"
 
 
-def suggest(content: DatasetContent) -> Suggestion:
+def suggest(content: DatasetContent, objects: Objects, masks: MaskMeasurements | None) -> Suggestion:
     """Suggest a method and the values that depend on the data.
 
     Thin or crowded objects, whose boxes hold much of their neighbors, go to Mask R-CNN with semi-convolutional
@@ -149,11 +154,11 @@ def suggest(content: DatasetContent) -> Suggestion:
 
     Args:
         content: the training set; it has objects.
+        objects: of it.
+        masks: measurements of its masks, None if it has none.
     """
-    objects = Objects.from_records(content.records)
     options = {"MODEL.ROI_HEADS.NUM_CLASSES": str(len(content.classes))}
-    if content.has_masks:
-        masks = measure_masks(content.records)
+    if masks is not None:
         fill, crowding = float(np.median(masks.fill)), float(masks.crowding.mean())
         numbers = (
             f"half of the masks fill at least {fill:.0%} of their boxes, and {crowding:.0%} of the object pixels in a "

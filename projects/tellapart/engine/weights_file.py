@@ -103,12 +103,11 @@ def why_unreadable(path: str, error: Exception) -> str:
         path: the file.
         error: what reading it raised.
     """
-    start = b""
     try:
         with open(path, "rb") as file:
             start = file.read(_NUM_FIRST_BYTES).lstrip()
-    except OSError:
-        pass
+    except OSError as cannot_open:
+        return str(cannot_open)
     if not start:
         return "the file is empty: copy or download it again"
     if start.startswith(b"version https://git-lfs"):
