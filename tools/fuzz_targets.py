@@ -18,7 +18,7 @@ from typing import Any
 from tellapart.data import register_coco_folder
 from tellapart.data.image_reading import ImageReader
 from tellapart.data.loader import GuardedMapper, guard
-from tellapart.data.reader import evaluation_metadata, read_dataset
+from tellapart.data.reader import evaluation_metadata, read_dataset, release_dataset
 from tellapart.engine.checkpoint import Checkpointer
 from tellapart.errors import InputError
 
@@ -80,7 +80,9 @@ def exercise_dataset(json_file: Path, image_root: Path, masks: bool) -> None:
 
 
 def forget(name: str) -> None:
-    """Remove a data set from Detectron2's catalogs."""
+    """Remove a data set from Detectron2's catalogs, and what was read of it."""
+    for masks in (True, False):
+        release_dataset(name, masks)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
             catalog.remove(name)
@@ -102,6 +104,8 @@ def map_records(records: list[dict], mask_format: str | None) -> None:
         instances = sample["instances"]
         assert torch.isfinite(instances.gt_boxes.tensor).all(), "boxes are not finite"
         assert (instances.gt_classes >= 0).all(), "a category id is negative"
+        objects = [annotation for annotation in record["annotations"] if not annotation["iscrowd"]]
+        assert len(instances) <= len(objects), "there are more instances than objects"
         if mask_format is not None and len(instances):
             size = tuple(sample["image"].shape[-2:])
             masks = instances.gt_masks
@@ -111,12 +115,16 @@ def map_records(records: list[dict], mask_format: str | None) -> None:
 
 
 def round_trip(json_file: str, masks: bool) -> None:
-    """Read the annotations by pycocotools, decode their masks and compare the areas."""
+    """Read by pycocotools what evaluators compare with, decode the masks, and write and read it once more."""
     with open(json_file, encoding="utf-8") as file:
         json.load(file)
     coco = COCO(json_file)
-    for annotation in coco.loadAnns(coco.getAnnIds()):
-        assert annotation["iscrowd"] in (0, 1)
+    written = json.dumps(coco.dataset)
+    assert json.dumps(json.loads(written)) == written
+    ids = coco.getAnnIds()
+    assert len(set(ids)) == len(ids) and all(type(one) is int and one > 0 for one in ids), f"ids {ids}"
+    for annotation in coco.loadAnns(ids):
+        assert annotation["iscrowd"] in (0, 1) and annotation["category_id"] in coco.cats
         assert math.isfinite(annotation["area"]) and annotation["area"] >= 0, f"area {annotation['area']}"
         assert len(annotation["bbox"]) == 4 and all(map(math.isfinite, annotation["bbox"]))
         if masks:

@@ -6,32 +6,28 @@ pycocotools reads, decodes and evaluates.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from tellapart.data.coco_folder import register_coco_folder
-from tellapart.data.image_reading import ImageReader
-from tellapart.data.loader import guard
-from tellapart.data.mapper import GuardedMapper
-from tellapart.data.reader import evaluation_metadata, read_dataset, release_dataset
+from tellapart.data.reader import read_dataset
 from tellapart.errors import InputError
 
 import numpy as np
 import pytest
-import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
+_TOOL = Path(__file__).resolve().parents[2] / "tools" / "fuzz_targets.py"
+_SPEC = importlib.util.spec_from_file_location("fuzz_targets", _TOOL)
+fuzz_targets = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(fuzz_targets)
 
 HEIGHT, WIDTH = 16, 24
 NAME = "reader_properties"
@@ -119,76 +115,17 @@ def folder(tmp_path_factory):
     for i in (1, 2):
         Image.new("RGB", (WIDTH, HEIGHT), (9, 90, 200)).save(folder / f"{i}.png")
     yield folder
-    forget()
-
-
-def forget() -> None:
-    for masks in (True, False):
-        release_dataset(NAME, masks)
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        for name in [name for name in catalog.list() if name.startswith(NAME)]:
-            catalog.remove(name)
+    fuzz_targets.forget(NAME)
 
 
 def use(json_file: Path, image_root: Path, masks: bool) -> str:
     """Read, map, round-trip and evaluate a data set; return "used" or "refused"."""
-    forget()
-    register_coco_folder(NAME, str(json_file), str(image_root))
     try:
-        content = read_dataset(NAME, masks=masks)
+        fuzz_targets.exercise_dataset(json_file, image_root, masks)
     except InputError as error:
         assert "\n" not in str(error).partition(": ")[0] and len(str(error)) < 5000
         return "refused"
-    for record in content.records:
-        if "annotations" in record:
-            check_instances(record, masks, "bitmask" if content.has_rle else "polygon")
-    metadata_name = evaluation_metadata(content, str(image_root / "out"))
-    if content.has_annotations:
-        check_coco(MetadataCatalog.get(metadata_name).json_file, masks)
-        evaluate(metadata_name, content.records, masks)
     return "used"
-
-
-def check_instances(record: dict, masks: bool, mask_format: str) -> None:
-    mapper = DatasetMapper(
-        is_train=True, augmentations=[], image_format="BGR", use_instance_mask=masks, instance_mask_format=mask_format
-    )
-    [[sample]] = guard([[GuardedMapper(mapper, ImageReader())(record)]], skip_bad=False)
-    instances = sample["instances"]
-    assert torch.isfinite(instances.gt_boxes.tensor).all() and (instances.gt_classes >= 0).all()
-    objects = [one for one in record["annotations"] if not one["iscrowd"]]
-    assert len(instances) <= len(objects)
-    if masks and len(instances) and mask_format == "bitmask":
-        assert tuple(instances.gt_masks.tensor.shape[1:]) == tuple(sample["image"].shape[1:])
-
-
-def check_coco(json_file: str, masks: bool) -> None:
-    """Read by pycocotools what the evaluators compare with, and write it once more."""
-    coco = COCO(json_file)
-    ids = coco.getAnnIds()
-    assert len(set(ids)) == len(ids) and all(type(one) is int and one > 0 for one in ids)
-    for annotation in coco.loadAnns(ids):
-        assert annotation["iscrowd"] in (0, 1) and annotation["category_id"] in coco.cats
-        assert 0 <= annotation["area"] < math.inf and len(annotation["bbox"]) == 4
-        if masks:
-            image = coco.imgs[annotation["image_id"]]
-            assert coco.annToMask(annotation).shape == (image["height"], image["width"])
-    assert json.loads(json.dumps(coco.dataset)) == coco.dataset
-
-
-def evaluate(metadata_name: str, records: list[dict], masks: bool) -> None:
-    tasks = ("bbox", "segm") if masks else ("bbox",)
-    evaluator = COCOEvaluator(metadata_name, tasks=tasks, distributed=False)
-    evaluator.reset()
-    for record in records:
-        instances = Instances((record["height"], record["width"]))
-        instances.pred_boxes = Boxes(torch.tensor([[1.0, 1.0, 9.0, 9.0]]))
-        instances.scores, instances.pred_classes = torch.tensor([0.5]), torch.tensor([0])
-        if masks:
-            instances.pred_masks = torch.zeros(1, record["height"], record["width"], dtype=torch.bool)
-            instances.pred_masks[:, 1:9, 1:9] = True
-        evaluator.process([record], [{"instances": instances}])
-    evaluator.evaluate()
 
 
 SETTINGS = hypothesis.settings(
@@ -226,7 +163,7 @@ def test_good_files_are_not_changed(folder, annotations):
     content = {"images": [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in (1, 2)]}
     content |= {"categories": [{"id": 1, "name": "cell"}], "annotations": annotations}
     (folder / "b.json").write_text(json.dumps(content))
-    forget()
+    fuzz_targets.forget(NAME)
     register_coco_folder(NAME, str(folder / "b.json"), str(folder))
     read = read_dataset(NAME, masks=True)
     assert not read.changes and read.coco is None
