@@ -33,6 +33,7 @@ with warnings.catch_warnings():
     from . import backbones, coloring, data, fcis, instance_fcn, model_zoo, semiconv  # noqa: F401  (registers models)
     from .config import add_config
     from .errors import InputError
+    from .inference.predictor import Predictor
 
-__all__ = ["InputError", "add_config"]
+__all__ = ["InputError", "Predictor", "add_config"]
 __version__ = "0.2.0.dev0"

@@ -105,10 +105,10 @@ class ImageReader:
         start = file.read(32)
         file.seek(0)
         if start[:8] == b"\x89PNG\r\n\x1a\n" and start[24:25] == b"\x10":
-            return self._finish(*self._read_png_16(file, file_name), file_name, format)
+            return self.finish(*self._read_png_16(file, file_name), file_name, format)
         image = self._open_with_pillow(file, file_name, start)
         if image is None:
-            return self._finish(*self._read_tiff(file, file_name), file_name, format)
+            return self.finish(*self._read_tiff(file, file_name), file_name, format)
         if _num_samples(image) > len(image.getbands()):
             _log_once(
                 "samples",
@@ -123,10 +123,10 @@ class ImageReader:
                 for i in range(num_frames):
                     image.seek(i)
                     frames.append(np.asarray(image.convert("L")))
-                return self._finish(*self._combine(np.stack(frames, axis=2)), file_name, format)
+                return self.finish(*self._combine(np.stack(frames, axis=2)), file_name, format)
             self._warn_of_pages(num_frames, file_name)
         if image.mode in ("F", "I") or image.mode.startswith("I;"):
-            return self._finish(self._oriented(np.asarray(image), image), False, file_name, format)
+            return self.finish(self._oriented(np.asarray(image), image), False, file_name, format)
         return self._finish_8_bit(image, file_name, format)
 
     def _open_with_pillow(self, file: IO[bytes], file_name: str, start: bytes) -> Image.Image | None:
@@ -179,8 +179,18 @@ class ImageReader:
             return array
         return scale_pixels(array, self.options.scaling, per_channel=num_channels != 3)
 
-    def _finish(self, array: np.ndarray, is_color: bool, file_name: str, format: str | None) -> np.ndarray:
-        """Scale pixels of any type, (H, W) or (H, W, C), and bring the channels into the model's form."""
+    def finish(self, array: np.ndarray, is_color: bool, file_name: str, format: str | None) -> np.ndarray:
+        """Scale pixels of any type, (H, W) or RGB (H, W, C), and bring the channels into the model's form.
+
+        Args:
+            array: the stored pixels.
+            is_color: whether the channels are colors, which share one range and may have alpha.
+            file_name: for messages.
+            format: see :meth:`__call__`.
+
+        Raises:
+            OSError, InputError: the pixels are not numbers, or the model has another number of channels.
+        """
         num_channels = 1 if array.ndim == 2 else array.shape[2]
         expected = self.options.num_channels
         if is_color and num_channels in (2, 4) and expected != num_channels:

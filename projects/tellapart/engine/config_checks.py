@@ -20,9 +20,8 @@ from ..config import RENAMED_KEYS, RENAMED_VALUES, add_config
 from ..data.coco_folder import parse_register_flag, register_coco_folder
 from ..data.loader import follow_bit_depth, follow_mask_format, read_datasets
 from ..errors import InputError, did_you_mean
-from ..instance_fcn.classifier import PassThroughROIHeads
-from ..validation import registry_name_is_a
 from .dataset_checks import check_contents
+from .model_info import is_class_agnostic
 from .value_checks import is_device
 
 logger = logging.getLogger(__name__)
@@ -177,7 +176,7 @@ def check_datasets(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> C
         InputError: a check fails. The message names the data set, the file, the annotation or the key.
     """
     section = _CLASSES_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
-    if section == "ROI_HEADS" and registry_name_is_a(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME, PassThroughROIHeads):
+    if section == "ROI_HEADS" and is_class_agnostic(cfg):
         section = None  # The results are class-agnostic proposals.
     num_classes = cfg.MODEL[section].NUM_CLASSES if section else None
     contents = read_datasets(cfg, [*train, *test])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import logging.handlers
 import sys
@@ -16,10 +17,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..data.image_reading import log_again
+from ..data.loader import read_datasets
 from ..errors import InputError
 from .checkpoint import Checkpointer, check_weights
 from .config_checks import check_datasets, find_config_file, load_config, register_from_flags
 from .launch import launch
+from .model_info import ModelInfo
 from .trainer import EVALUATORS, Trainer
 from .value_checks import check_values
 
@@ -92,9 +95,20 @@ def _setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tellapart", abbrev_name="tp")
+    if comm.is_main_process() and not args.eval_only:
+        _write_model_info(cfg, args.resume)
     if config_file != args.config_file:
         logger.info("config %s of the model zoo: %s", args.config_file, config_file)
     return cfg
+
+
+def _write_model_info(cfg: CfgNode, resume: bool) -> None:
+    """Write what prediction needs to know of the training sets; a resumed run keeps its score threshold."""
+    info = ModelInfo.of_training(cfg, list(read_datasets(cfg, cfg.DATASETS.TRAIN).values()))
+    before = ModelInfo.read(cfg.OUTPUT_DIR) if resume else None
+    if before is not None:
+        info = dataclasses.replace(info, score_threshold=before.score_threshold, threshold_from=before.threshold_from)
+    info.write(cfg.OUTPUT_DIR)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,159 @@
+"""One object for prediction: a trained model that takes images and returns instances."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+
+from ..data.image_reading import ImageReader
+from ..data.image_source import ArraySource, ImageSource, open_source
+from ..engine.checkpoint import Checkpointer, check_exists
+from ..errors import InputError
+from .image_model import ImageModel, choose_tiling, parse_tile, predict_tiles, to_detections, to_instances
+from .limits import Limits
+from .merging import Detections
+from .run_folder import find_model, zoo_folder
+
+logger = logging.getLogger(__name__)
+_UNKNOWN_THRESHOLD = 0.5
+
+
+class Predictor:
+    """A trained model of any kind that predicts the instances of images.
+
+    It reads images as training did: bit depth, scaling, channels and pages are those of the run's config. Without
+    tiles and with ``threshold`` 0, the instances are those of ``--eval-only``, bit by bit.
+
+    Args:
+        config_or_run_folder: the ``OUTPUT_DIR`` of a training; or a config file, or its name in the model zoo, with
+            ``weights``.
+        weights: file of the weights, by default those in the run folder.
+        device: such as "cuda" or "cpu", by default ``MODEL.DEVICE`` of the config.
+        threshold: instances with a lower score are left out. Default: the one chosen on the validation set of the
+            training; 0.5 if there is none.
+        tile: "auto": an image that would be shrunk against the training images is predicted in overlapping tiles;
+            "off": never; or the side of the tiles in pixels of the image.
+        opts: config options, [key, value, ...].
+
+    Attributes:
+        cfg, model: the config and the network.
+        class_names: of the categories, by ``pred_classes``.
+        threshold: see above.
+        limits: what may have made results incomplete so far.
+
+    Raises:
+        InputError: there is no such model, its weights are missing or do not fit, or an option is invalid.
+    """
+
+    def __init__(
+        self, config_or_run_folder: str | Path, weights: str | None = None, device: str | None = None, *,
+        threshold: float | None = None, tile: str | int = "auto", opts: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.tile = parse_tile(tile)
+        if device:
+            opts = [*opts, "MODEL.DEVICE", device]
+        self.cfg, self.info = find_model(config_or_run_folder, weights, opts)
+        check_exists(self.cfg.MODEL.WEIGHTS)
+        self.class_names = self.info.classes
+        self.reader = ImageReader.from_cfg(self.cfg)
+        self.model = build_model(self.cfg).eval()
+        Checkpointer(self.model).resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
+        self._image_model = ImageModel(self.model, self.cfg)
+        self.threshold, self.threshold_origin = self._choose_threshold(threshold)
+        self.limits = Limits(self.cfg, self.info)
+
+    @classmethod
+    def from_zoo(cls, name: str, **kwargs: Any) -> Predictor:
+        """Return the predictor of a trained model by name: a run folder ``$TELLAPART_CACHE/models/NAME``.
+
+        Raises:
+            InputError: there is no such model.
+        """
+        return cls(zoo_folder(name), **kwargs)
+
+    def _choose_threshold(self, threshold: float | None) -> tuple[float, str]:
+        if threshold is not None:
+            return float(threshold), "as given"
+        if self.info.score_threshold is not None:
+            return self.info.score_threshold, f"best F1 on {self.info.threshold_from}"
+        return _UNKNOWN_THRESHOLD, "the default, because none was chosen on validation images (TEST.EVALUATORS instances)"
+
+    def __call__(self, image: np.ndarray | str | Path) -> Instances:
+        """Predict the instances of an image.
+
+        Args:
+            image: path of an image file; or an array of pixels as OpenCV reads it: (H, W) or BGR (H, W, 3) of any
+                bit depth, or (H, W, C) for a model of C channels.
+
+        Returns:
+            In pixels of the image, on the CPU: ``pred_boxes`` XYXY, ``scores``, ``pred_classes`` and, for models of
+            masks, ``pred_masks``: bool (N, H, W), or :class:`MaskCrops` if the image was predicted in tiles.
+
+        Raises:
+            OSError: the file cannot be read.
+            InputError: the image does not fit the model.
+        """
+        source = self.open(image)
+        tiling = choose_tiling(self._image_model, self.info, self.tile, source.height, source.width)
+        if tiling is None:
+            instances = self._predict_whole(source)
+            return instances[instances.scores >= self.threshold]
+        parts = [self.above_threshold(part) for part in self._predict_parts(source)]
+        return to_instances(Detections.cat(parts).by_score())
+
+    def open(self, image: np.ndarray | str | Path) -> ImageSource:
+        """Open an image, see :meth:`__call__`.
+
+        Raises:
+            OSError, InputError: see :meth:`__call__`.
+        """
+        format = self.cfg.INPUT.FORMAT
+        if isinstance(image, (str, Path)):
+            return open_source(str(image), self.reader, format)
+        shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
+        if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in shape:
+            raise InputError(f"image is {dtype} of shape {shape}, expected an array (H, W) or (H, W, C), or a file")
+        is_color = image.ndim == 3 and shape[2] in (3, 4) and self.reader.options.num_channels == 3
+        rgb = image[..., [2, 1, 0, 3][: shape[2]]] if is_color else image
+        pixels = self.reader.finish(rgb, is_color, "given as an array", format)
+        return ArraySource(pixels, image if image.ndim == 3 else image[..., None])
+
+    def detections(self, source: ImageSource) -> Iterator[Detections]:
+        """Yield the instances of an opened image above the threshold, those of a few rows of tiles at a time.
+
+        Without tiles, all of them come at once.
+        """
+        for part in self._predict_parts(source):
+            yield self.above_threshold(part)
+
+    def above_threshold(self, found: Detections) -> Detections:
+        """Return the instances whose score is at least the threshold."""
+        return found[found.scores >= self.threshold]
+
+    def _predict_parts(self, source: ImageSource) -> Iterator[Detections]:
+        tiling = choose_tiling(self._image_model, self.info, self.tile, source.height, source.width)
+        if tiling is None:
+            yield to_detections(self._predict_whole(source))
+            return
+        self.limits.add_tiled(source, tiling)
+        num_full = 0
+
+        def count(found: Detections) -> None:
+            nonlocal num_full
+            num_full += self.limits.is_full(found.scores, self.threshold)
+
+        yield from predict_tiles(self._image_model, source, tiling, count)
+        self.limits.num_full_tiles += num_full
+
+    def _predict_whole(self, source: ImageSource) -> Instances:
+        self.limits.add_resized(self._image_model.test_scale(source.height, source.width))
+        image = source.window(0, 0, source.width, source.height)
+        instances = self._image_model(image).to("cpu")
+        self.limits.num_full_images += self.limits.is_full(instances.scores.numpy(), self.threshold)
+        return instances
