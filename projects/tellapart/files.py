@@ -20,6 +20,25 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Return the path of a temporary file beside ``path`` that replaces ``path`` when the block ends without an error.
+
+    After an error ``path`` is unchanged and the temporary file is removed.
+
+    Raises:
+        OSError: the block did not write the file, or it cannot be renamed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
 def atomic_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
     """Open a temporary file beside ``path`` that replaces ``path`` when the block ends without an error.
 
@@ -34,17 +53,10 @@ def atomic_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO
     Raises:
         OSError: the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, mode, **kwargs) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with atomic_path(path) as temporary, open(temporary, mode, **kwargs) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: str | Path, content: dict | list) -> None:

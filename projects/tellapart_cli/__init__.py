@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("train", "train a model and evaluate it"),
     "eval": ("eval", "evaluate a trained model"),
     "check": ("check", "check data sets before training"),
+    "predict": ("predict", "predict images with a trained model"),
 }
 
 

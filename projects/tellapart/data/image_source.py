@@ -111,7 +111,7 @@ def open_source(file_name: str, reader: ImageReader, format: str) -> ImageSource
 
 
 def _map_tiff(file_name: str) -> np.ndarray | None:
-    """Return a memory map of a TIFF's pixels, (H, W) or (H, W, colors); None if that does not pay or is not possible."""
+    """Return a memory map of a large TIFF's pixels, (H, W) or (H, W, colors); None for any other file."""
     if not file_name.lower().endswith((".tif", ".tiff")):
         return None
     try:

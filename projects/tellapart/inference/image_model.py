@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from torch import nn
 
 from ..data.image_source import ImageSource
@@ -54,7 +55,7 @@ class ImageModel:
             transform = self._resize.get_transform(image)
         else:
             resize = T.ResizeTransform if image.shape[2] in (1, 3) else ResizeChannels
-            transform = resize(height, width, *input_size, self._resize.resize.interp)
+            transform = resize(height, width, *input_size, Image.BILINEAR)
         resized = np.ascontiguousarray(transform.apply_image(image).transpose(2, 0, 1))
         return self.model([{"image": torch.as_tensor(resized), "height": height, "width": width}])[0]["instances"]
 
@@ -193,6 +194,7 @@ def predict_tiles(
         yield merger.settled(grid.tops[row + 1] if row + 1 < len(grid.tops) else math.inf)
     if merger.num_cut:
         logger.warning(
-            "%d instances may be cut at the edges of tiles: they are longer than the overlap of %d px; use larger tiles",
+            "%d instances may be cut at the edges of tiles, because they are longer than the overlap of %d px: use "
+            "larger tiles",
             merger.num_cut, tiling.overlap,
         )  # fmt: skip

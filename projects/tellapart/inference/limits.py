@@ -55,7 +55,7 @@ class Limits:
         notes = []
         if self._tiling is not None:
             notes.append(
-                f"{self._num_tiled} images were predicted in {self._num_tiles} tiles (the last: {self._tiling.tile} px, "
+                f"{self._num_tiled} images predicted in {self._num_tiles} tiles (the last of {self._tiling.tile} px, "
                 f"overlap {self._tiling.overlap} px, resized by {self._tiling.scale:.3g})"
             )
         return notes
@@ -66,8 +66,8 @@ class Limits:
         for number, what in ((self.num_full_images, "images"), (self.num_full_tiles, "tiles")):
             if number:
                 lines.append(
-                    f"{number} {what} have as many instances as {self._key} ({self._limit}) allows, so that some may be "
-                    f"missing: set it higher"
+                    f"{number} {what} have as many instances as {self._key} ({self._limit}) allows, and some may be "
+                    "missing: set it higher"
                 )
         if self._num_shrunk:
             lines.append(

@@ -88,6 +88,16 @@ class MaskCrops:
         """Return the pixels of each mask, int64 (N,)."""
         return np.array([int(crop.sum()) for crop in self.crops], dtype=np.int64)
 
+    def common_pixels(self, i: int, j: int) -> int:
+        """Return the number of pixels that masks i and j have in common."""
+        window = intersection(self.boxes[i], self.boxes[j])
+        return int((self.part(i, window) & self.part(j, window)).sum())
+
+    def part(self, i: int, window: np.ndarray) -> np.ndarray:
+        """Return mask i in a window XYXY inside its box, bool (h, w)."""
+        left, top = self.boxes[i, :2]
+        return self.crops[i][window[1] - top : window[3] - top, window[0] - left : window[2] - left]
+
     def moved(self, left: int, top: int, image_size: tuple[int, int]) -> MaskCrops:
         """Return the masks in an image of another size, in which this image's upper left corner is (left, top)."""
         return MaskCrops(self.crops, self.boxes + np.array([left, top, left, top]), image_size)
@@ -104,6 +114,12 @@ class MaskCrops:
         The runs are computed from the crops, so the cost does not depend on the size of the image.
         """
         return [_rle(crop, x0, y0, *self.image_size) for crop, (x0, y0, _, _) in zip(self.crops, self.boxes)]
+
+
+def intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the window XYXY that two boxes XYXY have in common; without one, a window without pixels."""
+    start = np.maximum(first[:2], second[:2])
+    return np.concatenate((start, np.maximum(start, np.minimum(first[2:], second[2:]))))
 
 
 def _rle(crop: np.ndarray, left: int, top: int, height: int, width: int) -> dict:

@@ -13,7 +13,7 @@ import shapely
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .mask_crops import MaskCrops
+from .mask_crops import MaskCrops, intersection
 from .tiles import TileGrid
 
 # Whole instances of two tiles are the same object from this mask IoU, or this intersection over the smaller mask.
@@ -126,7 +126,7 @@ class TileMerger:
         masks, areas = found.masks, found.masks.areas()
         dropped = np.zeros(len(found), bool)
         num_cut = is_cut[pairs].sum(1)
-        common = np.array([_common(masks, i, j) for i, j in pairs], dtype=np.int64)
+        common = np.array([masks.common_pixels(i, j) for i, j in pairs], dtype=np.int64)
         first, second = areas[pairs].T
         is_same = (common >= SAME_IOU * (first + second - common)) | (common >= SAME_IOS * np.minimum(first, second))
         _drop_duplicates(found, pairs[(num_cut == 0) & is_same], dropped)
@@ -161,32 +161,14 @@ def _components(pairs: np.ndarray, length: int) -> tuple[int, np.ndarray]:
     return connected_components(graph, directed=False)
 
 
-def _common(masks: MaskCrops, i: int, j: int) -> int:
-    """Return the number of pixels that two masks have in common."""
-    window = _intersect(masks.boxes[i], masks.boxes[j])
-    return int((_inside(masks, i, window) & _inside(masks, j, window)).sum())
-
-
 def _agree(masks: MaskCrops, i: int, j: int, tile_boxes: np.ndarray) -> bool:
     """Return whether two masks have the IoU ``PART_IOU`` in the window that both tiles (2, 4) show."""
-    shown = _intersect(*tile_boxes)
-    windows = [_intersect(shown, masks.boxes[k]) for k in (i, j)]
-    areas = [int(_inside(masks, k, window).sum()) for k, window in zip((i, j), windows)]
-    window = _intersect(*windows)
-    common = int((_inside(masks, i, window) & _inside(masks, j, window)).sum())
+    shown = intersection(*tile_boxes)
+    windows = [intersection(shown, masks.boxes[k]) for k in (i, j)]
+    areas = [int(masks.part(k, window).sum()) for k, window in zip((i, j), windows)]
+    window = intersection(*windows)
+    common = int((masks.part(i, window) & masks.part(j, window)).sum())
     return common > 0 and common >= PART_IOU * (sum(areas) - common)
-
-
-def _intersect(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the window XYXY that two boxes have in common; its ends are not before its starts."""
-    start = np.maximum(first[:2], second[:2])
-    return np.concatenate((start, np.maximum(start, np.minimum(first[2:], second[2:]))))
-
-
-def _inside(masks: MaskCrops, i: int, window: np.ndarray) -> np.ndarray:
-    """Return the part of mask ``i`` in a window XYXY inside its box."""
-    left, top = masks.boxes[i, :2]
-    return masks.crops[i][window[1] - top : window[3] - top, window[0] - left : window[2] - left]
 
 
 def _drop_duplicates(found: Detections, pairs: np.ndarray, dropped: np.ndarray) -> None:

@@ -82,7 +82,10 @@ class Predictor:
             return float(threshold), "as given"
         if self.info.score_threshold is not None:
             return self.info.score_threshold, f"best F1 on {self.info.threshold_from}"
-        return _UNKNOWN_THRESHOLD, "the default, because none was chosen on validation images (TEST.EVALUATORS instances)"
+        return (
+            _UNKNOWN_THRESHOLD,
+            "the default, because none was chosen on validation images (TEST.EVALUATORS instances)",
+        )
 
     def __call__(self, image: np.ndarray | str | Path) -> Instances:
         """Predict the instances of an image.
@@ -122,7 +125,7 @@ class Predictor:
         is_color = image.ndim == 3 and shape[2] in (3, 4) and self.reader.options.num_channels == 3
         rgb = image[..., [2, 1, 0, 3][: shape[2]]] if is_color else image
         pixels = self.reader.finish(rgb, is_color, "given as an array", format)
-        return ArraySource(pixels, image if image.ndim == 3 else image[..., None])
+        return ArraySource(pixels, rgb if rgb.ndim == 3 else rgb[..., None])
 
     def detections(self, source: ImageSource) -> Iterator[Detections]:
         """Yield the instances of an opened image above the threshold, those of a few rows of tiles at a time.

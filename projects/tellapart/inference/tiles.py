@@ -57,7 +57,9 @@ class TileGrid:
             bool (N,).
         """
         rows = _between(boxes[:, 1], boxes[:, 3], self.tops[row : row + 1], self.tile_height, self.height, margin)
-        columns = _between(boxes[:, 0], boxes[:, 2], self.lefts[column : column + 1], self.tile_width, self.width, margin)
+        columns = _between(
+            boxes[:, 0], boxes[:, 2], self.lefts[column : column + 1], self.tile_width, self.width, margin
+        )
         return rows & columns
 
     def is_whole_somewhere(self, boxes: np.ndarray, margin: float) -> np.ndarray:
