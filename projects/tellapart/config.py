@@ -198,6 +198,11 @@ def add_config(cfg: CfgNode) -> None:
     # "coloring" (adjusted Rand index of the pixels).
     cfg.TEST.EVALUATORS = ["coco"]
 
+    # Evaluation in overlapping tiles, in the scale of the training images: "auto" for images that INPUT.MIN_SIZE_TEST
+    # would shrink against those, or the side of the tiles in pixels of the image. None or "off": never, as Detectron2.
+    # The default is None because Detectron2's configs accept both text and a number only for such a key.
+    cfg.TEST.TILE = None
+
     # A picture of validation images with ground-truth and predicted masks side by side, written after every evaluation.
     cfg.TEST.CONTACT_SHEET = CfgNode()
     # Number of images of each test set on it. 0: no picture.

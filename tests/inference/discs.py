@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from tellapart.masks import tight_boxes
+
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from scipy import ndimage
 from torch import nn
-
-from tellapart.masks import tight_boxes
 
 
 def disc_grid(rows: int, columns: int, pitch: int = 20, radius: float = 7.3, seed: int = 0) -> np.ndarray:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from tellapart.inference.mask_crops import MaskCrops
+
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
-
-from tellapart.inference.mask_crops import MaskCrops
 
 
 def random_masks(seed: int, number: int = 20, height: int = 37, width: int = 53) -> torch.Tensor:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import pytest
-from detectron2.config import get_cfg
-from discs import ComponentModel, disc_grid
-from scipy import ndimage
-
 import tellapart
 from tellapart.data.image_source import ArraySource
 from tellapart.inference.image_model import ImageModel, Tiling, choose_tiling, predict_tiles, to_detections
 from tellapart.inference.mask_crops import MaskCrops
 from tellapart.inference.merging import Detections, TileMerger
 from tellapart.inference.tiles import TileGrid
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from discs import ComponentModel, disc_grid
+from scipy import ndimage
 
 
 def image_model(min_size: int = 100) -> ImageModel:

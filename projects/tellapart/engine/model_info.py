@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.engine import HookBase
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
+from detectron2.utils import comm
 
 from ..data.content import DatasetContent
 from ..data.statistics import Objects
@@ -21,6 +25,7 @@ from ..instance_fcn.classifier import PassThroughROIHeads
 from ..validation import registry_name_is_a
 from .size_checks import resize_factors
 
+logger = logging.getLogger(__name__)
 FILE_NAME = "model_info.json"
 
 
@@ -77,6 +82,16 @@ class ModelInfo:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path} cannot be read: {error}; train again, or delete it to predict without") from error
 
+    @classmethod
+    def of_run(cls, cfg: CfgNode) -> ModelInfo | None:
+        """Read the file beside ``MODEL.WEIGHTS`` or in ``OUTPUT_DIR``; None if there is none.
+
+        Raises:
+            InputError: the file is broken.
+        """
+        beside = cls.read(Path(cfg.MODEL.WEIGHTS).parent) if cfg.MODEL.WEIGHTS else None
+        return beside or cls.read(cfg.OUTPUT_DIR)
+
     def write(self, folder: str | Path) -> None:
         """Write the file of a run folder.
 
@@ -84,6 +99,23 @@ class ModelInfo:
             InputError: the file cannot be written.
         """
         write_json(os.path.join(folder, FILE_NAME), dataclasses.asdict(self))
+
+
+class SaveThreshold(HookBase):
+    """Writes the score threshold of the last evaluation of a training to the run folder."""
+
+    def after_train(self) -> None:
+        """Write it in the main process, if the instances of the first test set were evaluated."""
+        results = getattr(self.trainer, "_last_eval_results", None) or {}
+        cfg = self.trainer.cfg
+        if len(cfg.DATASETS.TEST) > 1:
+            results = results.get(cfg.DATASETS.TEST[0], {})
+        threshold = results.get("instances", {}).get("threshold")
+        info = ModelInfo.read(cfg.OUTPUT_DIR)
+        if comm.is_main_process() and threshold is not None and info is not None and math.isfinite(threshold):
+            name = cfg.DATASETS.TEST[0]
+            dataclasses.replace(info, score_threshold=threshold, threshold_from=name).write(cfg.OUTPUT_DIR)
+            logger.info("Score threshold for prediction: %.4g, the best F1 at IoU 0.5 on %s", threshold, name)
 
 
 def is_class_agnostic(cfg: CfgNode) -> bool:

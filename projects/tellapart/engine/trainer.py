@@ -19,14 +19,22 @@ from ..data.image_reading import ImageReader
 from ..data.loader import build_guarded_test_loader, build_resumable_train_loader, read_datasets
 from ..data.reader import evaluation_metadata
 from ..errors import InputError
-from ..evaluation import ColoringEvaluator, MaskProposalEvaluator
+from ..evaluation import ColoringEvaluator, InstanceEvaluator, MaskProposalEvaluator
+from ..inference.tiled_evaluation import TiledModel, opening_mapper, uses_tiles
 from ..visualization.contact_sheet import contact_sheet_from_results
 from .checkpoint import Checkpointer
 from .hooks import KeepLossHistory, PreemptionHook, SeedEveryStep
+from .model_info import ModelInfo, SaveThreshold, is_class_agnostic
 from .value_checks import with_tuples_of_names
 
 logger = logging.getLogger(__name__)
-EVALUATORS = {"coco": COCOEvaluator, "coloring": ColoringEvaluator, "mask_proposals": MaskProposalEvaluator}
+EVALUATORS = {
+    "coco": COCOEvaluator, "coloring": ColoringEvaluator, "instances": InstanceEvaluator,
+    "mask_proposals": MaskProposalEvaluator,
+}  # fmt: skip
+_COCO_MAX_DETECTIONS = 100
+# In tiles there is no limit per image.
+_MAX_DETECTIONS_IN_TILES = 100_000
 
 
 class Trainer(DefaultTrainer):
@@ -52,7 +60,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         """Return Detectron2's hooks and ours; the preemption hook is last, so that it saves a finished iteration."""
-        hooks = [*super().build_hooks(), KeepLossHistory(), PreemptionHook()]
+        hooks = [*super().build_hooks(), KeepLossHistory(), SaveThreshold(), PreemptionHook()]
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryStep(self.cfg.SEED))
         return hooks
@@ -96,7 +104,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """Build Detectron2's test loader with error messages that name an unreadable image."""
-        return build_guarded_test_loader(cfg, dataset_name)
+        return build_guarded_test_loader(cfg, dataset_name, opening_mapper(cfg) if uses_tiles(cfg) else None)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -120,13 +128,17 @@ class Trainer(DefaultTrainer):
         for name in cfg.TEST.EVALUATORS:
             # The coloring evaluator compares with the records, the others with the file that the metadata names.
             data = dataset_name if name == "coloring" else metadata_name
-            evaluators.append(EVALUATORS[name](data, output_dir=folder))
+            evaluators.append(EVALUATORS[name](data, output_dir=folder, **_evaluator_options(cfg, name)))
         return DatasetEvaluators(evaluators)
 
     @classmethod
     def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
         """Evaluate on every test set, then draw a contact sheet for each test set with COCO results."""
         cfg = with_tuples_of_names(cfg)
+        if uses_tiles(cfg):
+            model = TiledModel(
+                model, cfg, ModelInfo.of_run(cfg), dense=not {"coco", "instances"} >= set(cfg.TEST.EVALUATORS)
+            )
         results = super().test(cfg, model, evaluators)
         sheet, reader = cfg.TEST.CONTACT_SHEET, ImageReader.from_cfg(cfg)
         if comm.is_main_process() and sheet.NUM_IMAGES > 0:
@@ -140,6 +152,18 @@ class Trainer(DefaultTrainer):
                 contact_sheet_from_results(path, content, detections_file, sheet.NUM_IMAGES, sheet.SCORE_THRESH, reader)
                 logger.info("Images with true and predicted masks: %s", path)
         return results
+
+
+def _evaluator_options(cfg: CfgNode, name: str) -> dict:
+    """Return the options of an evaluator by its name in ``TEST.EVALUATORS``."""
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    if uses_tiles(cfg) or limit < 0:
+        limit = _MAX_DETECTIONS_IN_TILES
+    if name == "coco" and limit > _COCO_MAX_DETECTIONS:
+        return {"max_dets_per_image": limit}
+    if name == "instances":
+        return {"class_agnostic": is_class_agnostic(cfg), "max_detections": limit}
+    return {}
 
 
 def lr_factor_function(lr_factors: list[list], parameter_names: list[str]) -> Callable[[str], float]:
