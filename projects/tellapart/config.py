@@ -194,9 +194,10 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.COLORING.MIN_PIXELS = 20
 
     # ------------------------------------------------------------------------------------------------- evaluation
-    # Any of "coco" (AP of boxes and masks, Detectron2's), "mask_proposals" (recall of class-agnostic masks) and
-    # "coloring" (adjusted Rand index of the pixels).
-    cfg.TEST.EVALUATORS = ["coco"]
+    # Any of "coco" (AP of boxes and masks, Detectron2's), "instances" (F1, PQ, AJI and counts at the best score
+    # threshold, which is kept for prediction; left out if MODEL.MASK_ON is False), "mask_proposals" (recall of
+    # class-agnostic masks) and "coloring" (adjusted Rand index of the pixels).
+    cfg.TEST.EVALUATORS = ["coco", "instances"]
 
     # Evaluation in overlapping tiles, in the scale of the training images: "auto" for images that INPUT.MIN_SIZE_TEST
     # would shrink against those, or the side of the tiles in pixels of the image. None or "off": never, as Detectron2.

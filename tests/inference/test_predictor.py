@@ -17,7 +17,6 @@ import pytest
 from robustness import run as robustness
 from robustness.case import Case, Trains, one_set
 
-
 SEEDS = ["MODEL.COLORING.CLUSTERING", "seeds"]  # k-means needs the number of instances
 
 

@@ -126,6 +126,8 @@ class Trainer(DefaultTrainer):
         metadata_name = evaluation_metadata(content, folder)
         evaluators: list[DatasetEvaluator] = []
         for name in cfg.TEST.EVALUATORS:
+            if name == "instances" and not cfg.MODEL.MASK_ON:
+                continue
             # The coloring evaluator compares with the records, the others with the file that the metadata names.
             data = dataset_name if name == "coloring" else metadata_name
             evaluators.append(EVALUATORS[name](data, output_dir=folder, **_evaluator_options(cfg, name)))

@@ -23,7 +23,8 @@ from ..visualization.drawing import brighten, palette
 from .merging import Detections
 from .outlines import mask_to_polygon, rings
 
-_STRIP = 512  # rows of a label image that are in memory at a time
+_STRIP = 512  # rows that are in memory at a time, and the side of the tiles of a large label image
+_MAX_WHOLE_PIXELS = 2**24  # of a label image that is written at once
 _MAX_OVERLAY_SIDE = 4096  # pixels; the overlay of a larger image is smaller
 _BIGTIFF_BYTES = 2**31
 
@@ -70,20 +71,30 @@ def disjoint_planes(detections: Detections) -> list[np.ndarray]:
 
 def _write_planes(path: Path, detections: Detections, planes: Sequence[np.ndarray]) -> None:
     height, width = detections.masks.image_size
-    strip = min(_STRIP, height)
     shape = (height, width) if len(planes) == 1 else (len(planes), height, width)
+    options = {
+        "shape": shape,
+        "dtype": np.uint32,
+        "compression": "zlib",
+        "photometric": "minisblack",
+        "metadata": {"axes": "YX" if len(planes) == 1 else "ZYX"},
+    }
     with atomic_path(path) as temporary:
-        tifffile.imwrite(
-            temporary,
-            _strips(detections, planes, strip),
-            shape=shape,
-            dtype=np.uint32,
-            rowsperstrip=strip,
-            compression="zlib",
-            bigtiff=4 * int(np.prod(shape)) > _BIGTIFF_BYTES,
-            photometric="minisblack",
-            metadata={"axes": "YX" if len(planes) == 1 else "ZYX"},
-        )
+        if height * width <= _MAX_WHOLE_PIXELS:
+            labels = np.stack([next(_strips(detections, [plane], height)) for plane in planes])
+            tifffile.imwrite(temporary, labels.reshape(shape), **options)
+        else:
+            bigtiff = 4 * int(np.prod(shape)) > _BIGTIFF_BYTES
+            tiles = _squares(_strips(detections, planes, _STRIP))
+            tifffile.imwrite(temporary, tiles, tile=(_STRIP, _STRIP), bigtiff=bigtiff, **options)
+
+
+def _squares(strips: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield strips cut into squares, padded with zeros at the ends of the image."""
+    for strip in strips:
+        height, width = strip.shape
+        padded = np.pad(strip, ((0, _STRIP - height), (0, -width % _STRIP)))
+        yield from (padded[:, left : left + _STRIP] for left in range(0, width, _STRIP))
 
 
 def _strips(detections: Detections, planes: Sequence[np.ndarray], strip: int) -> Iterator[np.ndarray]:
