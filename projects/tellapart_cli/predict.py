@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     predictor = Predictor(
         args.model, args.weights, args.device, threshold=args.threshold, tile=args.tile, opts=args.opts
     )
-    print(f"model {predictor.cfg.MODEL.WEIGHTS}; threshold {predictor.threshold:.4g} ({predictor.threshold_origin})")
+    print(predictor.summary())
     num_instances = num_done = num_before = 0
     errors = []
     try:

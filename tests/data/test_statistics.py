@@ -85,6 +85,14 @@ def test_objects_of_both_box_modes():
     assert objects.image_sizes.tolist() == [[90, 80]] * 3
 
 
+def test_an_image_with_hundreds_of_objects():
+    masks = np.zeros((300, 20, 400), bool)
+    for i in range(300):
+        masks[i, i % 20, i : i + 3] = True
+    measured = measure_masks([record_of(masks)])  # pycocotools 2.0.11 measures at most 255 masks at once
+    assert measured.areas.tolist() == [3.0] * 300
+
+
 def test_report():
     masks = np.zeros((2, 10, 20), bool)
     masks[0, :4, :9] = masks[1, 2:6, :9] = True

@@ -154,7 +154,7 @@ def test_unknown_optimizer(refused, tiny_config, tiny_set):
 def test_unknown_evaluator(refused, tiny_config, tiny_set):
     flags = [*flag(tiny_set), "--eval-only", "TEST.EVALUATORS", "['voc']"]
     message = refused("--config-file", str(tiny_config(NAME)), *flags)
-    assert "TEST.EVALUATORS is ['voc'], expected one or more of coco, coloring, mask_proposals" in message
+    assert "TEST.EVALUATORS is ['voc'], expected one or more of coco, coloring, instances, mask_proposals" in message
 
 
 def test_broken_yaml(refused, tmp_path):

@@ -83,7 +83,7 @@ def test_the_threshold_is_that_of_the_training(run_folder, tmp_path):
         (tmp_path / name).symlink_to(folder / name)
     (tmp_path / "model_info.json").write_text(json.dumps({**info, "score_threshold": 0.31, "threshold_from": "val"}))
     predictor = Predictor(tmp_path)
-    assert predictor.threshold == 0.31 and "val" in predictor.threshold_origin
+    assert predictor.threshold == 0.31 and "val" in predictor.summary()
     assert predictor.class_names == info["classes"]
 
 

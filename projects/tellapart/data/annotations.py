@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -26,6 +28,14 @@ def annotation_to_rle(annotation: dict, size: tuple[int, int]) -> dict:
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, *size)
     return segmentation
+
+
+def mask_areas(rles: Sequence[dict]) -> np.ndarray:
+    """Return the pixels of N masks, int64 (N,).
+
+    They are counted one by one, because pycocotools 2.0.11 fails for a list of more than 255 masks.
+    """
+    return np.array([int(coco_mask.area(rle)) for rle in rles], dtype=np.int64)
 
 
 def decode_gt_masks(record: dict) -> np.ndarray:

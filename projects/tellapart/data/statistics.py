@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
-from .annotations import annotation_to_rle
+from .annotations import annotation_to_rle, mask_areas
 
 _MAX_IMAGES = 500  # whose masks are measured; COCO's take about two seconds
 _MAX_OBJECTS = 20_000
@@ -116,7 +116,7 @@ def measure_masks(
             continue
         union = coco_mask.merge(rles)
         num_union += int(coco_mask.area(union))
-        areas.append(coco_mask.area(rles).astype(np.float64))
+        areas.append(mask_areas(rles).astype(np.float64))
         boxes = coco_mask.toBbox(rles)
         fill.append(areas[-1] / boxes[:, 2:].prod(1))
         crowding.append(_other_fractions(union, boxes, areas[-1], size))
@@ -136,7 +136,7 @@ def _other_fractions(union: dict, boxes: np.ndarray, areas: np.ndarray, size: tu
     """
     box_rles = coco_mask.frPyObjects(boxes, *size)
     # With a crowd as ground truth, "IoU" is the intersection divided by the area of the detection: here of the box.
-    objects_in_box = coco_mask.iou(box_rles, [union], [1])[:, 0] * coco_mask.area(box_rles)
+    objects_in_box = coco_mask.iou(box_rles, [union], [1])[:, 0] * mask_areas(box_rles)
     return 1.0 - areas / objects_in_box
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 
-from ..data.coco_folder import parse_register_flag, register_coco_folder
+from ..data.coco_folder import register_argument
 from ..data.content import DatasetContent
 from ..data.image_reading import ImageReader
 from ..data.reader import read_dataset
@@ -63,7 +61,7 @@ def check(data: Sequence[str], config_file: str = "", opts: Sequence[str] = ()) 
     _log_to_stdout()
     try:
         cfg = load_config(config_file, [*_CPU, *opts])
-        names = [_register(text) for text in data] or [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+        names = [register_argument(text) for text in data] or [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         train, test = (names[:1], names[1:]) if data else (list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST))
         if not names:
             raise InputError("there is no data set to check: name one, such as annotations.json:images, or a config")
@@ -97,28 +95,6 @@ def _log_to_stdout() -> None:
     logger = logging.getLogger("tellapart")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
-
-
-def _register(text: str) -> str:
-    """Register a data set of the command line, if it is not registered; return its name."""
-    if text in DatasetCatalog.list():
-        return text
-    if "=" not in text and ":" not in text and not os.path.isfile(text):
-        known = "" if text.endswith(".json") else ", and no data set is registered under this name"
-        raise InputError(f"there is no file {text}{known}; expected a name, JSON:IMAGES or NAME=JSON:IMAGES")
-    if "=" not in text:
-        if ":" not in text:
-            folder = os.path.dirname(text)
-            images = os.path.join(folder, "images")
-            text = f"{text}:{images if os.path.isdir(images) else folder or '.'}"
-        stem = os.path.splitext(os.path.basename(text.rpartition(":")[0]))[0] or "data"
-        name, number = stem, 2
-        while name in DatasetCatalog.list():
-            name, number = f"{stem}_{number}", number + 1
-        text = f"{name}={text}"
-    name, json_file, images = parse_register_flag(text)
-    register_coco_folder(name, json_file, images)
-    return name
 
 
 def _measure(content: DatasetContent) -> tuple[Objects, MaskMeasurements | None]:

@@ -128,8 +128,8 @@ class Trainer(DefaultTrainer):
         for name in cfg.TEST.EVALUATORS:
             if name == "instances" and not cfg.MODEL.MASK_ON:
                 continue
-            # The coloring evaluator compares with the records, the others with the file that the metadata names.
-            data = dataset_name if name == "coloring" else metadata_name
+            # Some evaluators compare with the records, the others with the file that the metadata names.
+            data = dataset_name if name in ("coloring", "instances") else metadata_name
             evaluators.append(EVALUATORS[name](data, output_dir=folder, **_evaluator_options(cfg, name)))
         return DatasetEvaluators(evaluators)
 

@@ -12,6 +12,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
+from ..data.annotations import mask_areas
+
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).round(2)
 _IN_CROWD = 0.5  # share of a detection in a crowd region, from which it is no false positive
 
@@ -47,18 +49,14 @@ class MaskPairs:
             gt_rles: G true instances.
             crowds: crowd regions.
         """
-        iou = (
-            coco_mask.iou(rles, gt_rles, [0] * len(gt_rles))
-            if rles and gt_rles
-            else np.zeros((len(rles), len(gt_rles)))
-        )
+        iou = np.zeros((len(rles), len(gt_rles)))
+        if rles and gt_rles:
+            iou = coco_mask.iou(rles, gt_rles, [0] * len(gt_rles))
         in_crowd = np.zeros(len(rles), bool)
         if rles and crowds:
             in_crowd = coco_mask.iou(rles, crowds, [1] * len(crowds)).max(1) >= _IN_CROWD
         pairs = np.nonzero(iou)
-        areas, gt_areas = (
-            np.atleast_1d(coco_mask.area(r)).astype(float) if r else np.zeros(0) for r in (rles, gt_rles)
-        )
+        areas, gt_areas = (mask_areas(one).astype(float) for one in (rles, gt_rles))
         return cls(np.asarray(scores, dtype=np.float64), areas, in_crowd, gt_areas, *pairs, iou[pairs])
 
     def above(self, threshold: float) -> MaskPairs:

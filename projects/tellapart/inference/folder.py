@@ -66,6 +66,9 @@ class _Job:
         source = self.predictor.open(path)
         parts = list(self.predictor.detections(source))
         detections = parts[0] if len(parts) == 1 else Detections.cat(parts).by_score()
+        has_pixels = detections.masks.areas() > 0
+        self.predictor.limits.num_empty += int((~has_pixels).sum())
+        detections = detections[has_pixels]
         try:
             self._write(record, name, source, detections)
         except OSError as error:

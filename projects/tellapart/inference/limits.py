@@ -17,6 +17,7 @@ class Limits:
 
     Attributes:
         num_full_images, num_full_tiles: with as many instances above the threshold as the model can return.
+        num_empty: instances that were left out because their masks have no pixel.
     """
 
     def __init__(self, cfg: CfgNode, info: ModelInfo) -> None:
@@ -30,6 +31,7 @@ class Limits:
             self._limit, self._key = proposals
         self._scale = info.scale
         self.num_full_images = self.num_full_tiles = 0
+        self.num_empty = 0
         self._num_shrunk, self._smallest = 0, np.inf
         self._num_tiled, self._num_tiles = 0, 0
         self._tiling: Tiling | None = None
@@ -58,6 +60,8 @@ class Limits:
                 f"{self._num_tiled} images predicted in {self._num_tiles} tiles (the last of {self._tiling.tile} px, "
                 f"overlap {self._tiling.overlap} px, resized by {self._tiling.scale:.3g})"
             )
+        if self.num_empty:
+            notes.append(f"{self.num_empty} instances without a pixel are left out")
         return notes
 
     def warnings(self) -> list[str]:

@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 from ..data.image_reading import ImageReader
 from ..data.image_source import ArraySource, ImageSource, open_source
 from ..engine.checkpoint import Checkpointer, check_exists
+from ..engine.model_info import is_class_agnostic
 from ..errors import InputError
 from .image_model import ImageModel, choose_tiling, parse_tile, predict_tiles, to_detections, to_instances
 from .limits import Limits
@@ -65,7 +66,7 @@ class Predictor:
         self.model = build_model(self.cfg).eval()
         Checkpointer(self.model).resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
         self._image_model = ImageModel(self.model, self.cfg)
-        self.threshold, self.threshold_origin = self._choose_threshold(threshold)
+        self.threshold, self._threshold_origin = self._choose_threshold(threshold)
         self.limits = Limits(self.cfg, self.info)
 
     @classmethod
@@ -86,6 +87,10 @@ class Predictor:
             _UNKNOWN_THRESHOLD,
             "the default, because none was chosen on validation images (TEST.EVALUATORS instances)",
         )
+
+    def summary(self) -> str:
+        """Return one line: the weights, and the threshold with its origin."""
+        return f"model {self.cfg.MODEL.WEIGHTS}; threshold {self.threshold:.4g} ({self._threshold_origin})"
 
     def __call__(self, image: np.ndarray | str | Path) -> Instances:
         """Predict the instances of an image.
@@ -134,6 +139,15 @@ class Predictor:
         """
         for part in self._predict_parts(source):
             yield self.above_threshold(part)
+
+    def all_detections(self, source: ImageSource) -> Iterator[Detections]:
+        """Yield the instances of an opened image as :meth:`detections` does, with any score."""
+        return self._predict_parts(source)
+
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether the model predicts mask proposals of one class, whatever the categories of the data are."""
+        return is_class_agnostic(self.cfg)
 
     def above_threshold(self, found: Detections) -> Detections:
         """Return the instances whose score is at least the threshold."""
