@@ -46,6 +46,22 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Callable[[str], Path]:
+    """A function from a kind of model (robustness.run.MODELS) to a folder with its ``output`` and its data."""
+    from robustness.run import train_weights
+
+    folders: dict[str, Path] = {}
+
+    def get(model: str) -> Path:
+        if model not in folders:
+            folders[model] = tmp_path_factory.mktemp(model)
+            train_weights(folders[model], model)
+        return folders[model]
+
+    return get
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests on real data if there is none: they only repeat what others test on synthetic data."""
     if not SHARED_DATA.is_dir():

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from tellapart_cli import main
+
+import numpy as np
 import pytest
+import tifffile
+from robustness.case import one_set
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,12 +26,38 @@ SNIPPETS = [
 
 
 @pytest.mark.parametrize("code", SNIPPETS)
-def test_python_snippet_runs(code, tmp_path):
+def test_python_snippet_runs(code, tmp_path, run_folder):
     """In a folder outside the repository, without a GPU."""
+    prepare(tmp_path, run_folder("fcis"))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "projects")}
     command = [sys.executable, "-W", "ignore", "-c", code]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def prepare(folder: Path, trained: Path) -> None:
+    """Put what the documentation of prediction names into a folder: run folders, images and annotations."""
+    _, json_file, image_root = one_set(trained).sets[0]
+    for name in ("output/quick/fcis_R_18_nuclei", "RUN", "OTHER_RUN"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(trained / "output")
+    (folder / "images").symlink_to(image_root)
+    (folder / "annotations.json").symlink_to(json_file)
+    (folder / "plates").mkdir()
+    for name in ("image.tif", "plates/a.tif"):
+        tifffile.imwrite(folder / name, np.arange(40 * 50, dtype=np.uint16).reshape(40, 50))
+
+
+def test_commands_of_prediction_run(tmp_path, monkeypatch, run_folder, capsys):
+    prepare(tmp_path, run_folder("fcis"))
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "prediction.md").read_text()
+    commands = re.findall(r"^tellapart ((?:predict|eval) .*)$", text, re.M)
+    assert len(commands) == 5
+    for command in commands:
+        main(shlex.split(command.replace("nuclei_val", "annotations.json:images"), comments=True))
+    printed = capsys.readouterr().out
+    assert (tmp_path / "results" / "instances.csv").is_file() and "| PQ " in printed and "difference |" in printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from .image_reading import ImageReader
 from .pixel_scaling import PERCENTILES
 
+logger = logging.getLogger(__name__)
 _MIN_MAPPED_PIXELS = 2**25  # smaller TIFFs are read like all other images
 _MAX_SAMPLED = 2**24  # pixels of a float image that its percentiles are computed from
 _STRIP = 512  # rows that are counted at a time
@@ -71,6 +73,7 @@ class MappedSource:
         scaling = reader.options.scaling
         if scaling == "percentile" or scaling == "auto" and pixels.dtype != np.uint8:
             scaling = percentiles(pixels)
+            logger.info("%s is scaled from %g to %g, its %g and %g percentiles", file_name, *scaling, *PERCENTILES)
         self._reader = ImageReader(dataclasses.replace(reader.options, scaling=scaling))
 
     def window(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:

@@ -46,6 +46,7 @@ class _Job:
     predictor: Predictor
     output: Path
     kinds: tuple[str, ...]
+    progress: bool
     settings: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class _Job:
         """Predict an image and write its files, the record last; return the number of instances."""
         record = ImageRecord.of_file((Path(name).parent / path.name).as_posix(), path, self.settings)
         source = self.predictor.open(path)
-        parts = list(self.predictor.detections(source))
+        parts = list(self.predictor.detections(source, self.progress))
         detections = parts[0] if len(parts) == 1 else Detections.cat(parts).by_score()
         has_pixels = detections.masks.areas() > 0
         self.predictor.limits.num_empty += int((~has_pixels).sum())
@@ -160,7 +161,7 @@ def predict_folder(
             raise PermissionError("no permission to write")
     except OSError as error:
         raise InputError(f"output folder {output} cannot be used: {error}") from error
-    job = _Job(predictor, output, parse_kinds(",".join(save)))
+    job = _Job(predictor, output, parse_kinds(",".join(save)), progress)
     if not resume:
         shutil.rmtree(record_path(output, "x").parent, ignore_errors=True)
     failed: dict[str, str] = {}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from tqdm import tqdm
 
 from ..data.image_reading import ImageReader
 from ..data.image_source import ArraySource, ImageSource, open_source
@@ -107,7 +108,10 @@ class Predictor:
             OSError: the file cannot be read.
             InputError: the image does not fit the model.
         """
-        source = self.open(image)
+        return self.predict(self.open(image))
+
+    def predict(self, source: ImageSource) -> Instances:
+        """Predict the instances of an opened image, see :meth:`__call__`."""
         tiling = choose_tiling(self._image_model, self.info, self.tile, source.height, source.width)
         if tiling is None:
             instances = self._predict_whole(source)
@@ -132,12 +136,12 @@ class Predictor:
         pixels = self.reader.finish(rgb, is_color, "given as an array", format)
         return ArraySource(pixels, rgb if rgb.ndim == 3 else rgb[..., None])
 
-    def detections(self, source: ImageSource) -> Iterator[Detections]:
+    def detections(self, source: ImageSource, progress: bool = False) -> Iterator[Detections]:
         """Yield the instances of an opened image above the threshold, those of a few rows of tiles at a time.
 
-        Without tiles, all of them come at once.
+        Without tiles, all of them come at once. ``progress`` shows a progress bar of the tiles on stderr.
         """
-        for part in self._predict_parts(source):
+        for part in self._predict_parts(source, progress):
             yield self.above_threshold(part)
 
     def all_detections(self, source: ImageSource) -> Iterator[Detections]:
@@ -153,20 +157,20 @@ class Predictor:
         """Return the instances whose score is at least the threshold."""
         return found[found.scores >= self.threshold]
 
-    def _predict_parts(self, source: ImageSource) -> Iterator[Detections]:
+    def _predict_parts(self, source: ImageSource, progress: bool = False) -> Iterator[Detections]:
         tiling = choose_tiling(self._image_model, self.info, self.tile, source.height, source.width)
         if tiling is None:
             yield to_detections(self._predict_whole(source))
             return
         self.limits.add_tiled(source, tiling)
-        num_full = 0
+        num_tiles = len(tiling.grid(source.height, source.width))
+        with tqdm(total=num_tiles, desc="tiles", unit="tile", leave=False, disable=not progress) as bar:
 
-        def count(found: Detections) -> None:
-            nonlocal num_full
-            num_full += self.limits.is_full(found.scores, self.threshold)
+            def count(found: Detections) -> None:
+                self.limits.num_full_tiles += self.limits.is_full(found.scores, self.threshold)
+                bar.update()
 
-        yield from predict_tiles(self._image_model, source, tiling, count)
-        self.limits.num_full_tiles += num_full
+            yield from predict_tiles(self._image_model, source, tiling, count)
 
     def _predict_whole(self, source: ImageSource) -> Instances:
         self.limits.add_resized(self._image_model.test_scale(source.height, source.width))
