@@ -5,7 +5,7 @@ from __future__ import annotations
 import tellapart
 from tellapart.data.statistics import Objects
 from tellapart.engine.config_checks import load_config
-from tellapart.engine.size_checks import model_templates, resize_factors, size_warnings
+from tellapart.engine.size_checks import model_templates, resize_factors, shrunk_warnings, size_warnings
 
 import numpy as np
 import pytest
@@ -73,3 +73,13 @@ def test_random_numbers_are_not_consumed():
 def test_models_without_templates_are_not_checked():
     assert size_warnings(config("quick/coloring/coloring_worms.yaml"), objects(1.0), "cells") == []
     assert size_warnings(config(FCIS), objects(1.0, 0), "cells") == []
+
+
+def test_test_images_that_are_shrunk_are_warned_of():
+    cfg = config(FCIS, "INPUT.MIN_SIZE_TEST", "256", "INPUT.MAX_SIZE_TEST", "320")
+    sizes = np.array([[256, 256], [1024, 1024], [400, 800]])
+    (warning,) = shrunk_warnings(cfg, 1.0, sizes, "val")
+    assert "val: 2 of 3 images are resized to less than half of the training images' scale (by 0.25" in warning
+    assert shrunk_warnings(cfg, None, sizes, "val") == shrunk_warnings(cfg, 0.3, sizes, "val") == []
+    cfg.TEST.TILE = "auto"
+    assert shrunk_warnings(cfg, 1.0, sizes, "val") == []

@@ -17,7 +17,8 @@ from ..data.image_reading import ImageInfo, ImageReader
 from ..data.statistics import Objects, evenly_spread
 from ..errors import InputError, first_few
 from ..validation import registry_name_is_a
-from .size_checks import size_warnings
+from .model_info import ModelInfo
+from .size_checks import shrunk_warnings, size_warnings
 
 logger = logging.getLogger(__name__)
 _NUM_SAMPLED = 8  # images opened per data set
@@ -169,4 +170,9 @@ def _warn_of_limits(cfg: CfgNode, train: Sequence[DatasetContent], test: Sequenc
                 )  # fmt: skip
     for content in train:
         for warning in size_warnings(cfg, objects[content.name], content.name):
+            logger.warning(warning)
+    info = ModelInfo.of_training(cfg, train) if train else ModelInfo.of_run(cfg)
+    for content in test:
+        sizes = objects[content.name].image_sizes
+        for warning in shrunk_warnings(cfg, info and info.scale, sizes, content.name):
             logger.warning(warning)

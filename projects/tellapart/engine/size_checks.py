@@ -17,6 +17,7 @@ from ..validation import registry_name_is_a
 logger = logging.getLogger(__name__)
 
 _MAX_OBJECTS = 20_000  # compared with the anchors; the share is then known to a percent
+SHRUNK = 0.5  # of the median scale of training, below which an image counts as shrunk
 _LARGE_SHARE = 0.2  # of the objects, from which there is a warning. COCO in Detectron2's configs is below it.
 
 
@@ -118,6 +119,44 @@ def resize_factors(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
         factor = np.minimum(min_size / shorter, cfg.INPUT.MAX_SIZE_TRAIN / longer)
         factors.append(factor if min_size else np.ones_like(factor))  # 0: Detectron2 does not resize
     return np.stack(factors)
+
+
+def eval_resize_factors(cfg: CfgNode, image_sizes: np.ndarray) -> np.ndarray:
+    """Return by which factors evaluation and prediction resize images.
+
+    Args:
+        cfg: the config.
+        image_sizes: int (N, 2), height and width.
+
+    Returns:
+        float (N,).
+    """
+    shorter, longer = image_sizes.min(1), image_sizes.max(1)
+    if not cfg.INPUT.MIN_SIZE_TEST:  # Detectron2 does not resize
+        return np.ones(len(image_sizes))
+    return np.minimum(cfg.INPUT.MIN_SIZE_TEST / shorter, cfg.INPUT.MAX_SIZE_TEST / longer)
+
+
+def shrunk_warnings(cfg: CfgNode, train_scale: float | None, image_sizes: np.ndarray, where: str) -> list[str]:
+    """Return a warning if test images are resized to less than half of the scale of training, and not cut into tiles.
+
+    Args:
+        cfg: the config.
+        train_scale: median factor by which training images are resized; None if unknown.
+        image_sizes: int (N, 2), height and width of the test images.
+        where: the name of their data set.
+    """
+    if train_scale is None or cfg.TEST.TILE not in (None, "off"):
+        return []
+    factors = eval_resize_factors(cfg, image_sizes)
+    num_shrunk = int((factors < SHRUNK * train_scale).sum())
+    if not num_shrunk:
+        return []
+    return [
+        f"{where}: {num_shrunk} of {len(factors)} images are resized to less than half of the training images' scale "
+        f"(by {factors.min():.3g}, in training by {train_scale:.3g}), so that small objects may be missing: set "
+        "TEST.TILE auto"
+    ]
 
 
 def _fits(sides: np.ndarray, templates: Templates) -> np.ndarray:

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from ..data.reader import BAD_ANNOTATIONS
 from ..data.reading_options import ReadingOptions
 from ..errors import InputError
+from ..inference.image_model import parse_tile
 
 logger = logging.getLogger(__name__)
 _SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
@@ -69,6 +70,7 @@ def _common(cfg: CfgNode, evaluators: tuple[str, ...]) -> Iterator[tuple[str, bo
         (f"one or more of {', '.join(evaluators)}"),
     )
     yield "TEST.DETECTIONS_PER_IMAGE", cfg.TEST.DETECTIONS_PER_IMAGE >= 1, "at least 1"
+    yield "TEST.TILE", cfg.TEST.TILE is None or _is_tile(cfg.TEST.TILE), "auto, off, or at least 32 pixels"
     yield "TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD >= 0, "0 (only at the end) or a number of iterations"
     own = cfg.MODEL.META_ARCHITECTURE in _OWN_ARCHITECTURES
     yield "TEST.AUG.ENABLED", not (cfg.TEST.AUG.ENABLED and own), f"False for {cfg.MODEL.META_ARCHITECTURE}"
@@ -129,6 +131,14 @@ def _training(cfg: CfgNode) -> Iterator[tuple[str, bool, str]]:
     yield "INPUT.MAX_SIZE_TRAIN", cfg.INPUT.MAX_SIZE_TRAIN >= 1, "a number of pixels above 0"
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     yield "INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling in ("choice", "range"), "choice or range"
+
+
+def _is_tile(value: Any) -> bool:
+    try:
+        parse_tile(value)
+    except InputError:
+        return False
+    return True
 
 
 def is_device(name: str) -> bool:

@@ -168,6 +168,8 @@ def report(evaluation: Evaluation, against: Evaluation | None = None) -> str:
 
 
 def _ends(interval: bootstrap.Interval) -> str:
+    if interval.low == interval.high:
+        return "none"  # of one image, or of images that are all the same
     return f"{interval.low:.2f} to {interval.high:.2f}"
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from ..data.image_source import ImageSource
 from ..data.mapper import ResizeAnyImage, ResizeChannels
 from ..engine.model_info import ModelInfo
+from ..engine.size_checks import eval_resize_factors
 from ..errors import InputError
 from .mask_crops import MaskCrops
 from .merging import Detections, TileMerger
@@ -61,8 +62,7 @@ class ImageModel:
 
     def test_scale(self, height: int, width: int) -> float:
         """Return the factor by which evaluation resizes an image."""
-        short, long = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
-        return min(short / min(height, width), long / max(height, width)) if short else 1.0
+        return float(eval_resize_factors(self.cfg, np.array([[height, width]]))[0])
 
 
 def to_detections(instances: Instances) -> Detections:
@@ -120,10 +120,7 @@ def parse_tile(value: str | int) -> str | int:
     """
     if value in ("auto", "off"):
         return value
-    try:
-        pixels = int(value)
-    except (TypeError, ValueError):
-        pixels = 0
+    pixels = int(value) if str(value).isdecimal() else 0
     if pixels < 32:
         raise InputError(f"tile is {value!r}, expected auto, off, or the side of a tile in pixels, at least 32")
     return pixels

@@ -7,9 +7,8 @@ from detectron2.config import CfgNode
 
 from ..data.image_source import ImageSource
 from ..engine.model_info import ModelInfo, is_class_agnostic
+from ..engine.size_checks import SHRUNK
 from .image_model import Tiling
-
-_SHRUNK = 0.5  # of the median scale of training, below which an image counts as shrunk
 
 
 class Limits:
@@ -42,7 +41,7 @@ class Limits:
 
     def add_resized(self, scale: float) -> None:
         """Count an image that is resized by a factor."""
-        if self._scale is not None and scale < _SHRUNK * self._scale:
+        if self._scale is not None and scale < SHRUNK * self._scale:
             self._num_shrunk += 1
             self._smallest = min(self._smallest, scale)
 
