@@ -32,7 +32,7 @@ def main() -> None:
         for t in thresholds
     ]
     golden = {"stardist": importlib.metadata.version("stardist"), "images": images, "data_set": of_data}
-    (Path(__file__).parent / "golden_stardist.json").write_text(json.dumps(golden, indent=1))
+    (Path(__file__).parent / "golden_stardist.json").write_text(json.dumps(golden))
 
 
 def plain(result: tuple) -> dict[str, float]:

@@ -145,7 +145,7 @@ def test_an_output_folder_that_cannot_be_written_to(fifty, run_folder, tmp_path)
 @pytest.mark.parametrize("model", ["fcis", "instance_fcn", "semiconv"])
 def test_every_kind_of_model_writes_every_kind_of_file(model, fifty, run_folder, tmp_path):
     predictor = Predictor(run_folder(model) / "output", threshold=0.0)
-    results = list(predict_folder(predictor, [fifty / "gray.png"], tmp_path / "out", save=KINDS, progress=False))
+    results = list(predictor.predict_folder([fifty / "gray.png"], tmp_path / "out", save=KINDS, progress=False))
     assert [result.error for result in results] == [""]
     coco = json.loads((tmp_path / "out" / "coco_images.json").read_text())
     assert [category["name"] for category in coco["categories"]] == predictor.class_names

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from detectron2.modeling import build_model
@@ -22,7 +21,9 @@ from .limits import Limits
 from .merging import Detections
 from .run_folder import find_model, zoo_folder
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from .folder import FolderResult
+
 _UNKNOWN_THRESHOLD = 0.5
 
 
@@ -118,6 +119,14 @@ class Predictor:
             return instances[instances.scores >= self.threshold]
         parts = [self.above_threshold(part) for part in self._predict_parts(source)]
         return to_instances(Detections.cat(parts).by_score())
+
+    def predict_folder(
+        self, images: Sequence[str | Path], output: str | Path, **options: Any
+    ) -> Iterator[FolderResult]:
+        """Predict many images and write files of the results, see :func:`tellapart.inference.folder.predict_folder`."""
+        from .folder import predict_folder
+
+        return predict_folder(self, images, output, **options)
 
     def open(self, image: np.ndarray | str | Path) -> ImageSource:
         """Open an image, see :meth:`__call__`.
