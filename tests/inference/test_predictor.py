@@ -119,6 +119,11 @@ def test_models_that_do_not_exist(tmp_path, monkeypatch, run_folder):
     assert tellapart.Predictor is Predictor
 
 
+def test_thresholds_are_scores(run_folder):
+    with pytest.raises(InputError, match="from 0 to 1"):
+        Predictor(run_folder("fcis") / "output", threshold=50)
+
+
 def test_k_means_needs_the_number_of_instances(run_folder):
     with pytest.raises(InputError, match="kmeans"):
         Predictor(run_folder("coloring") / "output", opts=["MODEL.COLORING.CLUSTERING", "kmeans"])

@@ -82,6 +82,8 @@ class Predictor:
 
     def _choose_threshold(self, threshold: float | None) -> tuple[float, str]:
         if threshold is not None:
+            if not 0.0 <= threshold <= 1.0:
+                raise InputError(f"threshold is {threshold}, expected a score from 0 to 1")
             return float(threshold), "as given"
         if self.info.score_threshold is not None:
             return self.info.score_threshold, f"best F1 on {self.info.threshold_from}"
