@@ -70,8 +70,20 @@ def test_eval_is_train_with_eval_only():
     flags = ["--config-file", "a.yaml", "--register", "a=b:c", "MODEL.WEIGHTS", "a.pth"]
     evaluate = vars(argument_parser().parse_args(["eval", *flags]))
     train = vars(argument_parser().parse_args(["train", "--eval-only", *flags]))
-    assert evaluate.pop("run") is not train.pop("run") and evaluate == train
-    assert evaluate["eval_only"] and evaluate["register"] == ["a=b:c"]
+    assert evaluate.pop("run") is not train.pop("run")
+    assert [evaluate.pop(name) for name in ("model", "data", "against", "threshold", "tile")] == [None] * 5
+    assert evaluate == train and evaluate["eval_only"] and evaluate["register"] == ["a=b:c"]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--data", "a.json"], "--data needs --model"),
+    (["--model", "run"], "--model needs --data"),
+    (["--model", "run", "--data", "a.json", "--config-file", "a.yaml"], "leave out --config-file"),
+])  # fmt: skip
+def test_flags_of_a_trained_model_that_do_not_fit(flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["eval", *flags])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("start", [["-m", "tellapart", "eval"], [str(ROOT / "train_net.py")]])
