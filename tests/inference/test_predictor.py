@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from robustness import run as robustness
 from robustness.case import Case, Trains, one_set
+from robustness.coco_set import write_set
 
 SEEDS = ["MODEL.COLORING.CLUSTERING", "seeds"]  # k-means needs the number of instances
 
@@ -127,3 +128,16 @@ def test_thresholds_are_scores(run_folder):
 def test_k_means_needs_the_number_of_instances(run_folder):
     with pytest.raises(InputError, match="kmeans"):
         Predictor(run_folder("coloring") / "output", opts=["MODEL.COLORING.CLUSTERING", "kmeans"])
+
+
+def test_training_keeps_the_threshold_of_its_validation_set(tmp_path):
+    robustness.forget_sets()
+    write_set(tmp_path)
+    words = robustness.arguments(Case("t", lambda _: None, Trains(None)), one_set(tmp_path), tmp_path, "fcis", None)
+    outcome = robustness.run_here([*words, "TEST.EVALUATORS", "['coco', 'instances']"])
+    robustness.forget_sets()
+    assert outcome.code == 0, outcome.output
+    info = json.loads((tmp_path / "output" / "model_info.json").read_text())
+    assert 0 <= info["score_threshold"] <= 1 and info["threshold_from"] == "mine"
+    assert info["classes"] and 0 < info["scale_low"] <= info["scale"] and info["object_size"] > 0
+    assert Predictor(tmp_path / "output").threshold == info["score_threshold"]
