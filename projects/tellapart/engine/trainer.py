@@ -11,7 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 
@@ -19,7 +19,7 @@ from ..data.image_reading import ImageReader
 from ..data.loader import build_guarded_test_loader, build_resumable_train_loader, read_datasets
 from ..data.reader import evaluation_metadata
 from ..errors import InputError
-from ..evaluation import ColoringEvaluator, InstanceEvaluator, MaskProposalEvaluator
+from ..evaluation import ColoringEvaluator, CropCOCOEvaluator, InstanceEvaluator, MaskProposalEvaluator
 from ..inference.tiled_evaluation import TiledModel, opening_mapper, uses_tiles
 from ..visualization.contact_sheet import contact_sheet_from_results
 from .checkpoint import Checkpointer
@@ -29,7 +29,7 @@ from .value_checks import with_tuples_of_names
 
 logger = logging.getLogger(__name__)
 EVALUATORS = {
-    "coco": COCOEvaluator, "coloring": ColoringEvaluator, "instances": InstanceEvaluator,
+    "coco": CropCOCOEvaluator, "coloring": ColoringEvaluator, "instances": InstanceEvaluator,
     "mask_proposals": MaskProposalEvaluator,
 }  # fmt: skip
 _COCO_MAX_DETECTIONS = 100
