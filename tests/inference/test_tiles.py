@@ -135,3 +135,12 @@ def test_a_resized_tile_finds_the_same_objects():
     gray = np.kron(disc_grid(10, 12, seed=3), np.ones((2, 2), np.uint8))
     found = predict(gray, Tiling(200, 80, 0.5))
     assert len(found) == 120
+
+
+def test_instances_that_may_be_cut_are_known_with_their_scores():
+    grid = TileGrid.cover(100, 160, 100, 40)
+    merger = TileMerger(grid, 2.0)
+    box = np.array([[20, 40, 100, 50]])  # cut at the right edge of its tile, and longer than the overlap
+    masks = MaskCrops([np.ones((10, 80), bool)], box, (100, 160))
+    merger.add(0, 0, Detections(np.float32([0.4]), np.array([0]), box.astype(np.float32), masks))
+    assert len(merger.settled()) == 1 and merger.cut_scores == pytest.approx([0.4])

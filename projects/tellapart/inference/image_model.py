@@ -165,6 +165,7 @@ def predict_tiles(
     source: ImageSource,
     tiling: Tiling,
     on_tile: Callable[[Detections], None] = lambda detections: None,
+    threshold: float = 0.0,
 ) -> Iterator[Detections]:
     """Predict an image tile by tile, and yield its instances as soon as tiles to come cannot change them.
 
@@ -173,6 +174,7 @@ def predict_tiles(
         source: the image.
         tiling: see :func:`choose_tiling`.
         on_tile: called with the instances of each tile.
+        threshold: score from which instances that may be cut are counted, for a warning.
 
     Yields:
         After each row of tiles, the instances that are finished, by falling score, in the frame of the image.
@@ -189,9 +191,10 @@ def predict_tiles(
             found.boxes = found.boxes + np.array([x0, y0, x0, y0], dtype=np.float32)
             merger.add(row, column, found)
         yield merger.settled(grid.tops[row + 1] if row + 1 < len(grid.tops) else math.inf)
-    if merger.num_cut:
+    num_cut = sum(score >= threshold for score in merger.cut_scores)
+    if num_cut:
         logger.warning(
             "%d instances may be cut at the edges of tiles, because they are longer than the overlap of %d px: use "
             "larger tiles",
-            merger.num_cut, tiling.overlap,
+            num_cut, tiling.overlap,
         )  # fmt: skip

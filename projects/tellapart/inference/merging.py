@@ -81,13 +81,13 @@ class TileMerger:
             objects often stop a pixel before the edge.
 
     Attributes:
-        num_cut: instances returned so far that the edge of a tile may have cut.
+        cut_scores: scores of the instances returned so far that the edge of a tile may have cut.
     """
 
     def __init__(self, grid: TileGrid, margin: float) -> None:
         self.grid = grid
         self.margin = margin
-        self.num_cut = 0
+        self.cut_scores: list[float] = []
         self._size = grid.height, grid.width
         self._found = Detections.none(self._size)
         self._tile_boxes, self._is_cut = np.zeros((0, 4), np.int64), np.zeros(0, bool)
@@ -139,7 +139,7 @@ class TileMerger:
         number, group = _components(np.array(parts, dtype=np.int64).reshape(-1, 2), len(found))
         sizes = np.bincount(group, minlength=number)
         alone = ~dropped & (sizes[group] == 1)
-        self.num_cut += int((alone & is_cut).sum())
+        self.cut_scores += found.scores[alone & is_cut].tolist()
         unions = [_union(found[group == g], areas[group == g]) for g in np.flatnonzero(sizes > 1)]
         return Detections.cat([found[alone], *unions])
 

@@ -181,7 +181,7 @@ class Predictor:
                 self.limits.num_full_tiles += self.limits.is_full(found.scores, self.threshold)
                 bar.update()
 
-            yield from predict_tiles(self._image_model, source, tiling, count)
+            yield from predict_tiles(self._image_model, source, tiling, count, self.threshold)
 
     def _predict_whole(self, source: ImageSource) -> Instances:
         self.limits.add_resized(self._image_model.test_scale(source.height, source.width))
