@@ -88,8 +88,7 @@ def evaluate_model(predictor: Predictor, dataset_name: str, progress: bool = Tru
             source = predictor.open(record["file_name"])
         except OSError as error:
             raise InputError(f"{content.where}: {error}") from error
-        parts = list(predictor.all_detections(source))
-        found = parts[0] if len(parts) == 1 else Detections.cat(parts).by_score()
+        found = Detections.of_parts(list(predictor.all_detections(source)))
         evaluator.process([record], [{"instances": to_instances(found)}])
         results += [{**one, "image_id": record["image_id"]} for one in coco_results(found)]
     evaluator.evaluate()

@@ -65,8 +65,7 @@ class _Job:
         """Predict an image and write its files, the record last; return the number of instances."""
         record = ImageRecord.of_file((Path(name).parent / path.name).as_posix(), path, self.settings)
         source = self.predictor.open(path)
-        parts = list(self.predictor.detections(source, self.progress))
-        detections = parts[0] if len(parts) == 1 else Detections.cat(parts).by_score()
+        detections = Detections.of_parts(list(self.predictor.detections(source, self.progress)))
         has_pixels = detections.masks.areas() > 0
         self.predictor.limits.num_empty += int((~has_pixels).sum())
         detections = detections[has_pixels]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import shapely
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -92,6 +93,12 @@ class MaskCrops:
         """Return the number of pixels that masks i and j have in common."""
         window = intersection(self.boxes[i], self.boxes[j])
         return int((self.part(i, window) & self.part(j, window)).sum())
+
+    def touching_pairs(self) -> np.ndarray:
+        """Return the pairs i < j of masks whose boxes touch, int64 (P, 2)."""
+        shapes = shapely.box(*self.boxes.T)
+        first, second = shapely.STRtree(shapes).query(shapes)
+        return np.stack((first, second), 1)[first < second]
 
     def part(self, i: int, window: np.ndarray) -> np.ndarray:
         """Return mask i in a window XYXY inside its box, bool (h, w)."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -49,6 +48,11 @@ class Detections:
         """Return the instances of several lists of the same image."""
         arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "classes", "boxes"))
         return Detections(*arrays, MaskCrops.cat([part.masks for part in parts]))
+
+    @staticmethod
+    def of_parts(parts: list[Detections]) -> Detections:
+        """Return the instances of an image that came in parts: one part as it is, several by falling score."""
+        return parts[0] if len(parts) == 1 else Detections.cat(parts).by_score()
 
     @staticmethod
     def none(image_size: tuple[int, int]) -> Detections:
@@ -110,7 +114,7 @@ class TileMerger:
             next_top: the first row of pixels of the tiles that are still to come; infinite if there are none.
         """
         boxes = self._found.masks.boxes
-        pairs = _touching_pairs(boxes, self._found.classes, self._tile_boxes)
+        pairs = _touching_pairs(self._found.masks, self._found.classes, self._tile_boxes)
         number, component = _components(pairs, len(boxes))
         is_open = np.zeros(number, bool)
         is_open[component[boxes[:, 3] > next_top]] = True
@@ -144,13 +148,12 @@ class TileMerger:
         return Detections.cat([found[alone], *unions])
 
 
-def _touching_pairs(boxes: np.ndarray, classes: np.ndarray, tile_boxes: np.ndarray) -> np.ndarray:
+def _touching_pairs(masks: MaskCrops, classes: np.ndarray, tile_boxes: np.ndarray) -> np.ndarray:
     """Return the pairs of instances of one category in different tiles whose boxes overlap, int64 (P, 2)."""
-    shapes = shapely.box(*boxes.T)
-    first, second = shapely.STRtree(shapes).query(shapes)
+    pairs = masks.touching_pairs()
+    first, second = pairs.T
     different = (tile_boxes[first] != tile_boxes[second]).any(1)
-    kept = (first < second) & different & (classes[first] == classes[second])
-    return np.stack((first[kept], second[kept]), 1)
+    return pairs[different & (classes[first] == classes[second])]
 
 
 def _components(pairs: np.ndarray, length: int) -> tuple[int, np.ndarray]:

@@ -119,8 +119,7 @@ class Predictor:
         if tiling is None:
             instances = self._predict_whole(source)
             return instances[instances.scores >= self.threshold]
-        parts = [self.above_threshold(part) for part in self._predict_parts(source)]
-        return to_instances(Detections.cat(parts).by_score())
+        return to_instances(Detections.of_parts(list(self.detections(source))))
 
     def predict_folder(
         self, images: Sequence[str | Path], output: str | Path, **options: Any

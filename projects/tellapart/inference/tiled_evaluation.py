@@ -11,7 +11,6 @@ from ..data.image_reading import ImageReader
 from ..data.image_source import ImageSource, open_source
 from ..engine.model_info import ModelInfo
 from .image_model import ImageModel, choose_tiling, parse_tile, predict_tiles, to_instances
-from .limits import Limits
 from .merging import Detections
 
 
@@ -56,7 +55,6 @@ class TiledModel:
         self.image_model = ImageModel(model.eval(), cfg)
         self.tile = parse_tile(cfg.TEST.TILE)
         self.info = info
-        self.limits = Limits(cfg, info or ModelInfo())
 
     def __call__(self, inputs: list[dict]) -> list[dict]:
         """Return ``{"instances": Instances}`` per image, see :class:`Predictor`."""
@@ -67,9 +65,7 @@ class TiledModel:
         if tiling is None:
             image = source.window(0, 0, source.width, source.height)
             return self.image_model(np.ascontiguousarray(image))
-        self.limits.add_tiled(source, tiling)
-        parts = list(predict_tiles(self.image_model, source, tiling))
-        instances = to_instances(Detections.cat(parts).by_score())
+        instances = to_instances(Detections.of_parts(list(predict_tiles(self.image_model, source, tiling))))
         if self.dense:
             instances.pred_masks = instances.pred_masks.to_tensor()
         return instances

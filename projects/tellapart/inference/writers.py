@@ -55,12 +55,10 @@ def write_label_stack(path: Path, detections: Detections) -> bool:
 def disjoint_planes(detections: Detections) -> list[np.ndarray]:
     """Distribute instances over planes, so that masks in a plane have no pixel in common; indices per plane."""
     masks = detections.masks
-    shapes = shapely.box(*masks.boxes.T)
     neighbors: dict[int, list[int]] = {}
-    first, second = shapely.STRtree(shapes).query(shapes)
-    for i, j in zip(first.tolist(), second.tolist()):
-        if j < i and masks.common_pixels(i, j):
-            neighbors.setdefault(i, []).append(j)
+    for i, j in masks.touching_pairs().tolist():
+        if masks.common_pixels(i, j):
+            neighbors.setdefault(j, []).append(i)
     planes: list[int] = []
     for i in range(len(masks)):
         taken = {planes[j] for j in neighbors.get(i, ())}
