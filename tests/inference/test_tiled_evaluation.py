@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tellapart
 from tellapart import InputError
+from tellapart.data.image_source import ArraySource
 from tellapart.engine.model_info import ModelInfo
 from tellapart.engine.trainer import Trainer
-from tellapart.inference.image_model import parse_tile
+from tellapart.inference.image_model import Tiling, parse_tile
+from tellapart.inference.limits import Limits
 from tellapart.inference.mask_crops import MaskCrops
 
 import cv2
@@ -84,6 +86,30 @@ def test_a_large_image_is_evaluated_in_tiles(register, tmp_path, evaluators, mon
     assert tiled["segm"]["AP"] == pytest.approx(100) and shrunk["segm"]["AP"] < 70
     if "instances" in evaluators:
         assert tiled["instances"]["count_error"] == 0
+
+
+def test_tiles_with_as_many_objects_as_the_model_returns_are_named(register, tmp_path, caplog):
+    gray = disc_grid(20, 25)
+    name = register(tmp_path / "discs.png", gray)
+    with caplog.at_level("INFO", logger="tellapart"):
+        evaluate(name, tmp_path / "out", 100, TILE=200, DETECTIONS_PER_IMAGE=20)
+    assert "tiles have as many instances as TEST.DETECTIONS_PER_IMAGE (20)" in caplog.text
+    assert "1 images predicted in " in caplog.text
+
+
+def test_limits_of_several_processes_are_added():
+    cfg = get_cfg()
+    tellapart.add_config(cfg)
+    info = ModelInfo(["disc"], scale=1.0)
+    one, other = Limits(cfg, info), Limits(cfg, info)
+    one.num_full_tiles, other.num_full_tiles = 1, 2
+    one.add_resized(0.4)
+    other.add_resized(0.3)
+    other.add_tiled(ArraySource(*[np.zeros((300, 300, 3), np.uint8)] * 2), Tiling(200, 50, 1.0))
+    one.add(other)
+    assert one.notes()[0].startswith("1 images predicted in 4 tiles")
+    assert one.warnings()[0].startswith("3 tiles") and one.warnings()[1].startswith("2 images were resized")
+    assert "by 0.3" in one.warnings()[1]
 
 
 @pytest.mark.parametrize("value", ["large", 0, "12", None, 3.5])

@@ -142,6 +142,8 @@ class Trainer(DefaultTrainer):
                 model, cfg, ModelInfo.of_run(cfg), dense=not {"coco", "instances"} >= set(cfg.TEST.EVALUATORS)
             )
         results = super().test(cfg, model, evaluators)
+        if isinstance(model, TiledModel):
+            model.log_limits()
         sheet, reader = cfg.TEST.CONTACT_SHEET, ImageReader.from_cfg(cfg)
         if comm.is_main_process() and sheet.NUM_IMAGES > 0:
             for name in cfg.DATASETS.TEST:

@@ -10,6 +10,8 @@ from ..engine.model_info import ModelInfo, is_class_agnostic
 from ..engine.size_checks import SHRUNK
 from .image_model import Tiling
 
+UNKNOWN_THRESHOLD = 0.5  # score from which instances count where none was chosen on validation images
+
 
 class Limits:
     """Counts the images for which a limit was reached, for one warning each at the end.
@@ -19,7 +21,7 @@ class Limits:
         num_empty: instances that were left out because their masks have no pixel.
     """
 
-    def __init__(self, cfg: CfgNode, info: ModelInfo) -> None:
+    def __init__(self, cfg: CfgNode, info: ModelInfo | None) -> None:
         self._limit, self._key = cfg.TEST.DETECTIONS_PER_IMAGE, "TEST.DETECTIONS_PER_IMAGE"
         proposals = cfg.MODEL.RPN.POST_NMS_TOPK_TEST, "MODEL.RPN.POST_NMS_TOPK_TEST"
         if cfg.MODEL.META_ARCHITECTURE == "InstanceFCN":
@@ -28,7 +30,7 @@ class Limits:
                 self._limit, self._key = proposals
         if cfg.MODEL.META_ARCHITECTURE != "SemiConvColoring" and not 0 <= self._limit <= proposals[0]:
             self._limit, self._key = proposals
-        self._scale = info.scale
+        self._scale = info.scale if info is not None else None
         self.num_full_images = self.num_full_tiles = 0
         self.num_empty = 0
         self._num_shrunk, self._smallest = 0, np.inf
@@ -50,6 +52,17 @@ class Limits:
         self._num_tiled += 1
         self._num_tiles += len(tiling.grid(source.height, source.width))
         self._tiling = tiling
+
+    def add(self, other: Limits) -> None:
+        """Add the counts of another process."""
+        self.num_full_images += other.num_full_images
+        self.num_full_tiles += other.num_full_tiles
+        self.num_empty += other.num_empty
+        self._num_shrunk += other._num_shrunk
+        self._smallest = min(self._smallest, other._smallest)
+        self._num_tiled += other._num_tiled
+        self._num_tiles += other._num_tiles
+        self._tiling = self._tiling or other._tiling
 
     def notes(self) -> list[str]:
         """Return one line per matter that a user should know; none if nothing was limited."""
@@ -76,6 +89,6 @@ class Limits:
             lines.append(
                 f"{self._num_shrunk} images were resized to less than half of the training images' scale (by "
                 f"{self._smallest:.3g}, in training by {self._scale:.3g}), so that small objects may be missing: use "
-                "tiles (--tile auto)"
+                "tiles (auto)"
             )
         return lines

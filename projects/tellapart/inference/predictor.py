@@ -17,14 +17,12 @@ from ..engine.checkpoint import Checkpointer, check_exists
 from ..engine.model_info import is_class_agnostic
 from ..errors import InputError
 from .image_model import ImageModel, choose_tiling, parse_tile, predict_tiles, to_detections, to_instances
-from .limits import Limits
+from .limits import UNKNOWN_THRESHOLD, Limits
 from .merging import Detections
 from .run_folder import find_model, zoo_folder
 
 if TYPE_CHECKING:
     from .folder import FolderResult
-
-_UNKNOWN_THRESHOLD = 0.5
 
 
 class Predictor:
@@ -88,7 +86,7 @@ class Predictor:
         if self.info.score_threshold is not None:
             return self.info.score_threshold, f"best F1 on {self.info.threshold_from}"
         return (
-            _UNKNOWN_THRESHOLD,
+            UNKNOWN_THRESHOLD,
             "the default, because none was chosen on validation images (TEST.EVALUATORS instances)",
         )
 

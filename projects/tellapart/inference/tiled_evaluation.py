@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
+from detectron2.utils import comm
 from torch import nn
 
 from ..data.image_reading import ImageReader
 from ..data.image_source import ImageSource, open_source
 from ..engine.model_info import ModelInfo
 from .image_model import ImageModel, choose_tiling, parse_tile, predict_tiles, to_instances
+from .limits import UNKNOWN_THRESHOLD, Limits
 from .merging import Detections
+
+logger = logging.getLogger(__name__)
 
 
 def uses_tiles(cfg: CfgNode) -> bool:
@@ -55,6 +61,9 @@ class TiledModel:
         self.image_model = ImageModel(model.eval(), cfg)
         self.tile = parse_tile(cfg.TEST.TILE)
         self.info = info
+        self._limits = Limits(cfg, info)
+        known = info is not None and info.score_threshold is not None
+        self._threshold = info.score_threshold if known else UNKNOWN_THRESHOLD
 
     def __call__(self, inputs: list[dict]) -> list[dict]:
         """Return ``{"instances": Instances}`` per image, see :class:`Predictor`."""
@@ -63,9 +72,25 @@ class TiledModel:
     def _predict(self, source: ImageSource) -> Instances:
         tiling = choose_tiling(self.image_model, self.info, self.tile, source.height, source.width)
         if tiling is None:
+            self._limits.add_resized(self.image_model.test_scale(source.height, source.width))
             image = source.window(0, 0, source.width, source.height)
             return self.image_model(np.ascontiguousarray(image))
-        instances = to_instances(Detections.of_parts(list(predict_tiles(self.image_model, source, tiling))))
+        self._limits.add_tiled(source, tiling)
+        parts = predict_tiles(self.image_model, source, tiling, self._count_full, self._threshold)
+        instances = to_instances(Detections.of_parts(list(parts)))
         if self.dense:
             instances.pred_masks = instances.pred_masks.to_tensor()
         return instances
+
+    def _count_full(self, found: Detections) -> None:
+        self._limits.num_full_tiles += self._limits.is_full(found.scores, self._threshold)
+
+    def log_limits(self) -> None:
+        """Log what may have made the instances incomplete, with the numbers of all processes."""
+        first, *others = comm.gather(self._limits, dst=0) or [self._limits]
+        for other in others:
+            first.add(other)
+        for line in first.notes():
+            logger.info(line)
+        for line in first.warnings():
+            logger.warning(line)
