@@ -6,6 +6,7 @@ folder of their own with the same names, or beside the images as NAME_masks, NAM
 NAME_label:
     prepare_labels.py --images images --labels masks
     prepare_labels.py --images images
+(`tellapart train` and the other commands read such folders directly.)
 One file per object, in a folder with the name of the image:
     prepare_labels.py --images images --labels masks          (masks/NAME/1.png, masks/NAME/2.png, ...)
 YOLO segmentations (needs labelformat: `pip install -e .[formats]`):
@@ -20,105 +21,13 @@ import logging
 import tempfile
 from pathlib import Path
 
-from tellapart.data.coco_folder import rle_annotation
-from tellapart.data.image_reading import ImageReader
-from tellapart.data.label_images import label_rles, mask_values
-from tellapart.data.prepared import Problems
+from tellapart.data.label_folder import write_coco_of_labels
 from tellapart.errors import InputError, first_few, run_command
 from tellapart.files import cache_dir, write_json
 
 import yaml
 
-ENDINGS = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
-LABEL_SUFFIXES = ("_cp_masks", "_masks", "_mask", "_labels", "_label")
 logger = logging.getLogger("prepare_labels")
-
-
-def find_pairs(images: Path, labels: Path | None, problems: Problems) -> list[tuple[Path, list[Path]]]:
-    """Return every image with its label image, or with its files of single masks."""
-    for folder in (images, labels):
-        if folder is not None and not folder.is_dir():
-            raise InputError(f"there is no folder {folder}")
-    found = _image_files(images)
-    if labels is None or labels.resolve() == images.resolve():
-        labels = images
-        found = [path for path in found if not path.stem.endswith(LABEL_SUFFIXES)]
-    by_stem = {path.stem: path for path in _image_files(labels)}
-    pairs, without = [], []
-    for image in found:
-        names = [image.stem + suffix for suffix in LABEL_SUFFIXES] + [image.stem] * (labels != images)
-        single = next((by_stem[name] for name in names if name in by_stem), None)
-        folder = labels / image.stem
-        if single is not None:
-            pairs.append((image, [single]))
-        elif folder.is_dir():
-            pairs.append((image, _image_files(folder)))
-        else:
-            without.append(image.name)
-    if without:
-        hint = ""
-        if list(labels.glob("*_seg.npy")):
-            hint = "; Cellpose's *_seg.npy are pickles, which may run code: save its masks as PNG or TIFF (--save_png)"
-        problems.add(f"{len(without)} of {len(found)} images have no labels in {labels}: {first_few(without)}{hint}")
-    if not found:
-        problems.add(f"there is no image in {images}")
-    return pairs
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir()
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
-    )  # fmt: skip
-
-
-def prepare(images: Path, labels: Path | None, output: Path, category: str) -> tuple[int, int]:
-    """Read label images and write a COCO JSON file with RLE masks.
-
-    Returns:
-        The number of images and of objects.
-
-    Raises:
-        InputError: lists images without labels, files that cannot be read, and sizes that differ.
-    """
-    problems, reader = Problems(str(images)), ImageReader()
-    content: dict[str, list] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": category}]}
-    pairs = find_pairs(images, labels, problems)
-    num_empty = 0
-    for number, (image, files) in enumerate(pairs, 1):
-        try:
-            info = reader.describe(str(image))
-        except (OSError, InputError) as error:
-            problems.add(str(error))
-            continue
-        content["images"].append({"id": number, "file_name": image.name, "height": info.height, "width": info.width})
-        before = len(content["annotations"])
-        for path in files:
-            for rle in _read_rles(path, (info.height, info.width), len(files) > 1, problems):
-                annotation_id = len(content["annotations"]) + 1
-                content["annotations"].append(rle_annotation(annotation_id, number, 1, rle))
-        num_empty += len(content["annotations"]) == before
-        if number % 100 == 0:
-            logger.info("%d of %d images", number, len(pairs))
-    problems.check()
-    if num_empty:
-        logger.warning("%d of %d images have no object: they are kept as background", num_empty, len(pairs))
-    write_json(output, content)
-    return len(content["images"]), len(content["annotations"])
-
-
-def _read_rles(path: Path, size: tuple[int, int], is_single: bool, problems: Problems) -> list[dict]:
-    """Return the masks of a file as RLE; ``is_single`` if the file is meant to have one mask."""
-    labels = problems.read_labels(path)
-    if labels is None:
-        return []
-    problem = mask_values(labels) if is_single else ""
-    if labels.shape != size:
-        problem = f"is {labels.shape[1]} x {labels.shape[0]} pixels, its image {size[1]} x {size[0]}"
-    if problem:
-        problems.add(f"{path.name} {problem}")
-        return []
-    return label_rles(labels)
 
 
 def prepare_yolo(data_file: Path, split: str, output: Path) -> tuple[int, int]:
@@ -207,7 +116,7 @@ def main() -> None:
         counts = prepare_yolo(args.yolo, args.split, output)
     else:
         images = args.images
-        counts = prepare(args.images, args.labels, output, args.category)
+        counts = write_coco_of_labels(args.images, args.labels, output, args.category)
     logger.info("%d images, %d objects: tellapart check %s:%s", *counts, output, images)
 
 

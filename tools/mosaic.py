@@ -15,7 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 from tellapart.data.annotations import annotation_to_rle
-from tellapart.data.coco_folder import register_argument, rle_annotation
+from tellapart.data.coco_folder import rle_annotation
+from tellapart.data.data_argument import register_argument
 from tellapart.data.image_reading import ImageReader
 from tellapart.data.reader import read_dataset
 from tellapart.errors import InputError, run_command

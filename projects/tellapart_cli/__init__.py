@@ -17,6 +17,8 @@ COMMANDS = {
     "eval": ("eval", "evaluate a trained model"),
     "check": ("check", "check data sets before training"),
     "predict": ("predict", "predict images with a trained model"),
+    "show": ("show", "draw the annotations of a data set"),
+    "split": ("split", "split a data set into parts for training and validation"),
 }
 
 

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         _refuse_unused(args)
         train.run(args)
         return
-    from tellapart.data.coco_folder import register_argument
+    from tellapart.data.data_argument import register_argument
     from tellapart.errors import InputError
     from tellapart.inference.evaluate import evaluate_and_print
     from tellapart.inference.predictor import Predictor

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tellapart  # noqa: F401
 from tellapart.data.coco_folder import register_coco_folder
+from tellapart.data.label_folder import write_coco_of_labels
 from tellapart.data.label_images import label_rles, read_labels
 from tellapart.data.reader import read_dataset, release_dataset
 from tellapart.errors import InputError
@@ -82,7 +83,7 @@ def test_label_images(tmp_path, kind):
         else:
             Image.fromarray(small.astype(np.uint8)).save(labels / f"{name}_masks.png")
     given = None if kind == "beside the images" else labels
-    assert labels_script.prepare(images, given, tmp_path / "out.json", "cell") == (2, 6)
+    assert write_coco_of_labels(images, given, tmp_path / "out.json", "cell") == (2, 6)
     for masks in masks_of(tmp_path / "out.json"):
         values = [value for value in np.unique(small) if value]
         assert all(any(np.array_equal(mask, small == value) for mask in masks) for value in values)
@@ -94,7 +95,7 @@ def test_one_file_per_object(tmp_path):
     for i, value in enumerate((1, 2, 700)):
         Image.fromarray((value == LABELS).astype(np.uint8) * 255).save(tmp_path / "masks" / "a" / f"{i}.png")
     (tmp_path / "masks" / "a" / "._0.png").write_bytes(b"Mac OS")
-    assert labels_script.prepare(images, tmp_path / "masks", tmp_path / "out.json", "cell") == (1, 3)
+    assert write_coco_of_labels(images, tmp_path / "masks", tmp_path / "out.json", "cell") == (1, 3)
     (masks,) = masks_of(tmp_path / "out.json")
     assert all(np.array_equal(mask, value == LABELS) for mask, value in zip(masks, (1, 2, 700)))
 
@@ -103,7 +104,7 @@ def test_the_file_can_be_registered(tmp_path):
     images = folder_of_images(tmp_path)
     for name in ("a", "b"):
         tifffile.imwrite(images / f"{name}_masks.tif", LABELS * (name == "a"))
-    labels_script.prepare(images, None, tmp_path / "out.json", "cell")
+    write_coco_of_labels(images, None, tmp_path / "out.json", "cell")
     register_coco_folder("prepared_labels", str(tmp_path / "out.json"), str(images))
     try:
         content = read_dataset("prepared_labels")
@@ -123,7 +124,7 @@ def test_all_problems_in_one_message(tmp_path):
     for i, image in enumerate((LABELS * 0 + 17 * (LABELS > 0) + 100 * (LABELS > 1), LABELS * 0)):
         Image.fromarray(image.astype(np.uint8)).save(tmp_path / "labels" / "d" / f"{i}.png")
     with pytest.raises(InputError) as error:
-        labels_script.prepare(images, tmp_path / "labels", tmp_path / "out.json", "cell")
+        write_coco_of_labels(images, tmp_path / "labels", tmp_path / "out.json", "cell")
     for part in (
         "1 of 4 images have no labels", "c.png", "a.tif is 30 x 10 pixels, its image 30 x 20", "b.tif cannot be read",
         "0.png has 2 values such as 17 and 117", "1.png is empty",
@@ -136,7 +137,7 @@ def test_cellpose_pickles_are_refused(tmp_path):
     images = folder_of_images(tmp_path)
     (images / "a_seg.npy").write_bytes(b"")
     with pytest.raises(InputError, match=r"seg\.npy are pickles"):
-        labels_script.prepare(images, None, tmp_path / "out.json", "cell")
+        write_coco_of_labels(images, None, tmp_path / "out.json", "cell")
 
 
 def test_masks_with_an_inverted_palette(tmp_path):

@@ -66,32 +66,3 @@ def parse_register_flag(text: str) -> tuple[str, str, str]:
     if not (name and equals and json_file and colon and image_root):
         raise InputError(f"--register {text}: expected NAME=JSON:IMAGES, for example mine=data/train.json:data/images")
     return name, os.path.expanduser(json_file), os.path.expanduser(image_root)
-
-
-def register_argument(text: str) -> str:
-    """Register a data set that a command names, if it is not registered; return its name.
-
-    Args:
-        text: a registered name, "NAME=JSON:IMAGES", "JSON:IMAGES", or a JSON file beside its images.
-
-    Raises:
-        InputError: there is no such file or name.
-    """
-    if text in DatasetCatalog.list():
-        return text
-    if "=" not in text and ":" not in text and not os.path.isfile(text):
-        known = "" if text.endswith(".json") else ", and no data set is registered under this name"
-        raise InputError(f"there is no file {text}{known}; expected a name, JSON:IMAGES or NAME=JSON:IMAGES")
-    if "=" not in text:
-        if ":" not in text:
-            folder = os.path.dirname(text)
-            images = os.path.join(folder, "images")
-            text = f"{text}:{images if os.path.isdir(images) else folder or '.'}"
-        stem = os.path.splitext(os.path.basename(text.rpartition(":")[0]))[0] or "data"
-        name, number = stem, 2
-        while name in DatasetCatalog.list():
-            name, number = f"{stem}_{number}", number + 1
-        text = f"{name}={text}"
-    name, json_file, images = parse_register_flag(text)
-    register_coco_folder(name, json_file, images)
-    return name

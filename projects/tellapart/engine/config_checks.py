@@ -18,6 +18,7 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGIS
 from .. import model_zoo
 from ..config import RENAMED_KEYS, RENAMED_VALUES, add_config
 from ..data.coco_folder import parse_register_flag, register_coco_folder
+from ..data.data_argument import register_argument
 from ..data.loader import follow_bit_depth, follow_mask_format, read_datasets
 from ..errors import InputError, did_you_mean
 from .dataset_checks import check_contents
@@ -35,7 +36,7 @@ _REGISTRIES = {
 
 
 def register_from_flags(flags: list[str]) -> None:
-    """Register the data sets of the flags ``--register NAME=JSON:IMAGES``.
+    """Register the data sets of the flags ``--register NAME=JSON:IMAGES`` or ``NAME=LABELS:IMAGES``.
 
     Args:
         flags: the flags' values.
@@ -44,7 +45,11 @@ def register_from_flags(flags: list[str]) -> None:
         InputError: a value has another form, or its name is registered already.
     """
     for flag in flags:
-        register_coco_folder(*parse_register_flag(flag))
+        name, annotations, images = parse_register_flag(flag)
+        if os.path.isdir(annotations):
+            register_argument(f"{name}={annotations}:{images}")
+        else:  # a missing file is reported when the data set is read
+            register_coco_folder(name, annotations, images)
 
 
 def find_config_file(path_or_name: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.config import CfgNode
 
-from ..data.coco_folder import register_argument
 from ..data.content import DatasetContent
+from ..data.data_argument import register_argument
 from ..data.image_reading import ImageReader
 from ..data.reader import read_dataset
 from ..data.statistics import MaskMeasurements, Objects, evenly_spread, measure_masks, report
