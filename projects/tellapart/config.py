@@ -199,6 +199,11 @@ def add_config(cfg: CfgNode) -> None:
     # class-agnostic masks) and "coloring" (adjusted Rand index of the pixels).
     cfg.TEST.EVALUATORS = ["coco", "instances"]
 
+    # The weights with the highest value of this measure on the first test set are kept as model_best.pth, and
+    # prediction uses them: "segm/AP", "instances/F1" and so on, see metrics.json. "": only the final weights.
+    # TEST.EVAL_PERIOD says how often they are evaluated.
+    cfg.TEST.BEST_CHECKPOINT = ""
+
     # Evaluation in overlapping tiles, in the scale of the training images: "auto" for images that INPUT.MIN_SIZE_TEST
     # would shrink against those, or the side of the tiles in pixels of the image. None or "off": never, as Detectron2.
     # The default is None because Detectron2's configs accept both text and a number only for such a key.

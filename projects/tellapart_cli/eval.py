@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--against", metavar="RUN", help="another model, compared on the same images (paired)")
     model.add_argument("--threshold", type=float, help="score threshold (default: that of the training)")
     model.add_argument("--tile", metavar="auto|off|PIXELS", help="as in `tellapart predict` (default: auto)")
-    train.add_arguments(parser)
+    train.add_config_arguments(parser)
     parser.set_defaults(eval_only=True)
 
 
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate."""
     if args.model is None:
         _refuse_unused(args)
+        from tellapart.engine import train
+
         train.run(args)
         return
     from tellapart.data.data_argument import register_argument

@@ -1,6 +1,9 @@
-"""Train and evaluate any config: Detectron2's own models and Tellapart's.
+"""Train and evaluate: on your own data without a config file, or any config of Detectron2 or Tellapart.
 
 examples:
+  tellapart train --train cells/                                    # images with label images; a part is held out
+  tellapart train --train train.json:images --val val.json:images --method fcis
+  tellapart train --train cells/ --init output/quick/fcis_R_18_nuclei    # fine-tune a trained model
   tellapart train --config-file quick/fcis/fcis_R_18_shapes.yaml
   tellapart train --config-file CONFIG --resume                    # continue from the last checkpoint
   tellapart train --config-file CONFIG SOLVER.MAX_ITER 900         # change values of the config
@@ -19,6 +22,17 @@ import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of Detectron2's ``default_argument_parser``, ``--register``, and those of your own data."""
+    own = parser.add_argument_group("your own data, without a config file")
+    own.add_argument("--train", metavar="DATA", help="JSON:IMAGES, a folder of images with label images, or a name")
+    own.add_argument("--val", metavar="DATA", help="validation data (default: a fifth of the training images)")
+    own.add_argument("--method", choices=("fcis", "semiconv", "maskrcnn"), help="default: by the shapes of the objects")
+    own.add_argument("--init", metavar="RUN", help="start from the weights of a trained model: a run folder or a name")
+    own.add_argument("--output", metavar="DIR", help="run folder (default: output/NAME_METHOD)")
+    add_config_arguments(parser)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of Detectron2's ``default_argument_parser``, and ``--register``.
 
     The flags are written here again because detectron2 imports torch. A test compares them with Detectron2's.
@@ -50,6 +64,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train and evaluate."""
+    if args.train:
+        from tellapart.engine import own_data
+
+        own_data.run(args)
+        return
     from tellapart.engine import train
 
+    _refuse_unused(args)
     train.run(args)
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    for flag in ("val", "method", "init", "output"):
+        if getattr(args, flag) is not None:
+            from tellapart.errors import InputError
+
+            raise InputError(f"--{flag} needs --train, the images to train on")

@@ -13,6 +13,7 @@ from tellapart_cli import COMMANDS, argument_parser, main
 import pytest
 from detectron2.engine import default_argument_parser
 
+OWN_DATA = ("train", "val", "method", "init", "output")  # flags of `tellapart train` without a config file
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -56,6 +57,7 @@ def test_flags_are_those_of_detectron2():
         theirs = vars(default_argument_parser().parse_args(given))
         ours = vars(argument_parser().parse_args(["train", *given]))
         assert ours.pop("register") == [] and callable(ours.pop("run"))
+        assert [ours.pop(name) for name in OWN_DATA] == [None] * len(OWN_DATA)
         assert ours == theirs
 
     def flags(parser) -> dict[str, tuple]:
@@ -63,7 +65,9 @@ def test_flags_are_those_of_detectron2():
 
     theirs = flags(default_argument_parser())
     train_parser = argument_parser()._subparsers._group_actions[0].choices["train"]
-    assert {dest: action for dest, action in flags(train_parser).items() if dest != "register"} == theirs
+    assert {
+        dest: action for dest, action in flags(train_parser).items() if dest not in ("register", *OWN_DATA)
+    } == theirs
 
 
 def test_eval_is_train_with_eval_only():
@@ -71,6 +75,7 @@ def test_eval_is_train_with_eval_only():
     evaluate = vars(argument_parser().parse_args(["eval", *flags]))
     train = vars(argument_parser().parse_args(["train", "--eval-only", *flags]))
     assert evaluate.pop("run") is not train.pop("run")
+    assert [train.pop(name) for name in OWN_DATA] == [None] * len(OWN_DATA)
     assert [evaluate.pop(name) for name in ("model", "data", "against", "threshold", "tile")] == [None] * 5
     assert evaluate == train and evaluate["eval_only"] and evaluate["register"] == ["a=b:c"]
 

@@ -38,14 +38,14 @@ def test_a_good_data_set(tiny_set, capsys):
     printed = capsys.readouterr().out
     assert "images: 8, 0 of them without objects" in printed and "objects: 16; per image 2 to 2, median 2" in printed
     assert "files: 8 of 8 opened: 8 x RGB, 8 bits, 3 channels" in printed
-    assert "suggestion: quick/fcis/fcis_R_18_nuclei.yaml" in printed and "NUM_CLASSES 2" in printed
+    assert "suggestion: fcis" in printed and "NUM_CLASSES 2" in printed
 
 
 def test_the_suggestion_trains(tiny_set, tmp_path, capsys, forget):
     check([f"mine={tiny_set[0]}:{tiny_set[1]}"])
     printed = capsys.readouterr().out
-    config = re.search(r"suggestion: (\S+),", printed)[1]
-    options = shlex.split(printed.partition(config)[2].splitlines()[1])
+    config, words = re.search(r"which trains (\S+) with (.*)", printed).groups()
+    options = shlex.split(words)
     forget("mine")
     short = ["SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "()"]
     words = ["--config-file", config, "--register", f"mine={tiny_set[0]}:{tiny_set[1]}"]

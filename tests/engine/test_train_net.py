@@ -183,7 +183,7 @@ def test_checkpointer_and_hooks(tiny_config, tiny_set, forget, tmp_path):
         "EvalHook",
         "PeriodicWriter",
         "KeepLossHistory",
-        "SaveThreshold",
+        "ValidationHook",
         "PreemptionHook",
     ]
 

@@ -102,6 +102,18 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
     return cfg
 
 
+def base_of(config_file: str) -> str:
+    """Return the absolute path or the address of the ``_BASE_`` of a config file, or "" if it has none."""
+    if not config_file or "://" in config_file:
+        return ""
+    with open(config_file, encoding="utf-8") as file:
+        content = yaml.safe_load(file)
+    base = content.get("_BASE_", "") if isinstance(content, dict) else ""
+    if not isinstance(base, str) or not base or "://" in base:
+        return base if isinstance(base, str) else ""
+    return os.path.abspath(os.path.join(os.path.dirname(config_file), os.path.expanduser(base)))
+
+
 def _check_registered(cfg: CfgNode) -> None:
     for key, registry in _REGISTRIES.items():
         name = functools.reduce(getattr, key.split("."), cfg.MODEL)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from detectron2.config import CfgNode
 
 from ..data.content import DatasetContent
@@ -20,30 +18,12 @@ from ..data.statistics import MaskMeasurements, Objects, evenly_spread, measure_
 from ..errors import InputError, print_error
 from .checkpoint import check_weights
 from .config_checks import check_datasets, load_config
+from .own_settings import Stage, choose_method, choose_settings
 from .trainer import EVALUATORS
 from .value_checks import check_values
 
 _NUM_OPENED = 16  # images whose headers are described
-_THIN_FILL = 0.4  # median share of its box that a mask fills: 0.22 for worms, 0.60 for shapes, 0.77 for nuclei
-_CROWDED = 0.3  # mean share of other objects in an object's box, above that of shapes (0.2), where FCIS is better
-_MAX_SIDE = 1333  # pixels of the longer side after resizing, Detectron2's default
-_DEFAULT_DETECTIONS, _MIN_PROPOSALS = 100, 300
 _CPU = ("MODEL.DEVICE", "cpu")  # checking needs no GPU
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A config of the model zoo and values for it.
-
-    Attributes:
-        config: name of the config.
-        reason: why this method.
-        options: key and value, as written on the command line.
-    """
-
-    config: str
-    reason: str
-    options: dict[str, str]
 
 
 def check(data: Sequence[str], config_file: str = "", opts: Sequence[str] = ()) -> int:
@@ -74,10 +54,12 @@ def check(data: Sequence[str], config_file: str = "", opts: Sequence[str] = ()) 
         if not config_file:
             first = contents[names[0]]
             first.check_trainable(needs_masks=first.has_masks)
-            suggestion = suggest(first, *measured[names[0]])
-            _print(suggestion)
-            more = [word for pair in suggestion.options.items() for word in pair]
-            cfg = load_config(suggestion.config, [*_CPU, *more, "MODEL.WEIGHTS", "", *opts])
+            objects, masks = measured[names[0]]
+            method, reason = choose_method(masks)
+            stage = choose_settings(first.classes, objects, masks is not None, method).stages[-1]
+            _print(data[0], method, reason, stage)
+            more = [str(word) for pair in stage.options.items() for word in pair]
+            cfg = load_config(stage.base, [*_CPU, *more, "MODEL.WEIGHTS", "", *opts])
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(train), tuple(test)
         check_values(cfg, tuple(EVALUATORS), is_training=bool(train))
         check_weights(cfg, resume=False, needed=False)
@@ -122,48 +104,8 @@ def _describe_images(cfg: CfgNode, content: DatasetContent) -> str:
     return f"files: {num_opened} of {len(content.records)} opened: {shown}"
 
 
-def suggest(content: DatasetContent, objects: Objects, masks: MaskMeasurements | None) -> Suggestion:
-    """Suggest a method and the values that depend on the data.
-
-    Thin or crowded objects, whose boxes hold much of their neighbors, go to Mask R-CNN with semi-convolutional
-    operators, and all others to FCIS: docs/results.md has the measurements behind this.
-
-    Args:
-        content: the training set; it has objects.
-        objects: of it.
-        masks: measurements of its masks, None if it has none.
-    """
-    options = {"MODEL.ROI_HEADS.NUM_CLASSES": str(len(content.classes))}
-    if masks is not None:
-        fill, crowding = float(np.median(masks.fill)), float(masks.crowding.mean())
-        numbers = (
-            f"half of the masks fill at least {fill:.0%} of their boxes, and {crowding:.0%} of the object pixels in a "
-            "box are others'"
-        )
-        if fill < _THIN_FILL or crowding > _CROWDED:
-            config = "quick/semiconv/semiconv_R_18_FPN_nuclei.yaml"
-            reason = (
-                f"{numbers}: semi-convolutional operators separate neighbors in one box. Train "
-                "quick/mask_rcnn/mask_rcnn_R_18_FPN_nuclei.yaml first, and start from its weights (MODEL.WEIGHTS)"
-            )
-        else:
-            config = "quick/fcis/fcis_R_18_nuclei.yaml"
-            reason = f"{numbers}: FCIS suits compact objects"
-    else:
-        config, reason = "quick/mask_rcnn/mask_rcnn_R_18_FPN_nuclei.yaml", "there are no masks: a model of boxes"
-        options["MODEL.MASK_ON"] = "False"
-    short, long = np.median(objects.image_sizes.min(1)), float(objects.image_sizes.max())
-    factor = min(1.0, _MAX_SIDE / long)
-    size, largest = round(short * factor), math.ceil(long * factor)
-    options.update({"INPUT.MIN_SIZE_TRAIN": f"({size},)", "INPUT.MAX_SIZE_TRAIN": str(largest)})
-    options.update({"INPUT.MIN_SIZE_TEST": str(size), "INPUT.MAX_SIZE_TEST": str(largest)})
-    detections = max(_DEFAULT_DETECTIONS, 10 * math.ceil(1.5 * int(objects.per_image.max()) / 10))
-    options["TEST.DETECTIONS_PER_IMAGE"] = str(detections)
-    options["MODEL.RPN.POST_NMS_TOPK_TEST"] = str(max(_MIN_PROPOSALS, 2 * detections))
-    return Suggestion(config, reason, options)
-
-
-def _print(suggestion: Suggestion) -> None:
-    print(f"suggestion: {suggestion.config}, because {suggestion.reason}")
-    words = (f'{key} "{value}"' if "(" in value else f"{key} {value}" for key, value in suggestion.options.items())
-    print(f"  {' '.join(words)}")
+def _print(data: str, method: str, reason: str, stage: Stage) -> None:
+    print(f"suggestion: {method}, because {reason}")
+    print(f"  tellapart train --train {shlex.quote(data)} --method {method}")
+    words = (f"{key} {shlex.quote(str(value))}" for key, value in stage.options.items())
+    print(f"  which trains {stage.base} with {' '.join(words)}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
+from detectron2.data import MetadataCatalog
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
-from detectron2.utils import comm
 
 from ..data.content import DatasetContent
 from ..data.statistics import Objects
@@ -25,7 +22,6 @@ from ..instance_fcn.classifier import PassThroughROIHeads
 from ..validation import registry_name_is_a
 from .size_checks import resize_factors
 
-logger = logging.getLogger(__name__)
 FILE_NAME = "model_info.json"
 
 
@@ -40,6 +36,9 @@ class ModelInfo:
         object_size: 99th percentile of the longer sides of the objects, pixels of the network's input.
         score_threshold: the score from which F1 at IoU 0.5 was best on the validation set; None if unknown.
         threshold_from: the name of that data set.
+        weights: name of the file in the run folder that prediction uses; "" for the final weights.
+        datasets: of the training: [annotation file, image folder] by name, of those in COCO format.
+        base_config: the config file that the run's config started from; "" if there is none.
     """
 
     classes: list[str] = dataclasses.field(default_factory=list)
@@ -48,21 +47,26 @@ class ModelInfo:
     object_size: float | None = None
     score_threshold: float | None = None
     threshold_from: str = ""
+    weights: str = ""
+    datasets: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    base_config: str = ""
 
     @classmethod
     def of_training(cls, cfg: CfgNode, contents: Sequence[DatasetContent]) -> ModelInfo:
         """Measure the training sets of a config."""
         classes = ["object"] if is_class_agnostic(cfg) else list(contents[0].classes)
+        datasets = _dataset_files([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         objects = Objects.from_records([record for content in contents for record in content.records])
         factors = resize_factors(cfg, objects.image_sizes)
         if not len(objects):
-            return cls(classes)
+            return cls(classes, datasets=datasets)
         lengths = objects.sides.max(1) * np.median(factors, 0)[objects.image_index]
         return cls(
             classes,
             scale=round(float(np.median(factors)), 6),
             scale_low=round(float(np.percentile(factors, 5)), 6),
             object_size=round(float(np.percentile(lengths, 99)), 2),
+            datasets=datasets,
         )
 
     @classmethod
@@ -101,21 +105,14 @@ class ModelInfo:
         write_json(os.path.join(folder, FILE_NAME), dataclasses.asdict(self))
 
 
-class SaveThreshold(HookBase):
-    """Writes the score threshold of the last evaluation of a training to the run folder."""
-
-    def after_train(self) -> None:
-        """Write it in the main process, if the instances of the first test set were evaluated."""
-        results = getattr(self.trainer, "_last_eval_results", None) or {}
-        cfg = self.trainer.cfg
-        if len(cfg.DATASETS.TEST) > 1:
-            results = results.get(cfg.DATASETS.TEST[0], {})
-        threshold = results.get("instances", {}).get("threshold")
-        info = ModelInfo.read(cfg.OUTPUT_DIR)
-        if comm.is_main_process() and threshold is not None and info is not None and math.isfinite(threshold):
-            name = cfg.DATASETS.TEST[0]
-            dataclasses.replace(info, score_threshold=threshold, threshold_from=name).write(cfg.OUTPUT_DIR)
-            logger.info("Score threshold for prediction: %.4g, the best F1 at IoU 0.5 on %s", threshold, name)
+def _dataset_files(names: Sequence[str]) -> dict[str, list[str]]:
+    files = {}
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        json_file, image_root = metadata.get("json_file", None), metadata.get("image_root", None)
+        if json_file and image_root is not None:
+            files[name] = [os.path.abspath(json_file), os.path.abspath(image_root)]
+    return files
 
 
 def is_class_agnostic(cfg: CfgNode) -> bool:

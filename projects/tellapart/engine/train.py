@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import logging.handlers
+import os
 import sys
 from collections.abc import Iterator
 
@@ -20,7 +21,7 @@ from ..data.image_reading import log_again
 from ..data.loader import read_datasets
 from ..errors import InputError
 from .checkpoint import Checkpointer, check_weights
-from .config_checks import check_datasets, find_config_file, load_config, register_from_flags
+from .config_checks import base_of, check_datasets, find_config_file, load_config, register_from_flags
 from .launch import launch
 from .model_info import ModelInfo
 from .trainer import EVALUATORS, Trainer
@@ -69,7 +70,11 @@ def _train_or_evaluate(args: argparse.Namespace) -> dict | None:
         return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    with _without_prints() if _is_quiet(args) else contextlib.nullcontext():
+        results = trainer.train()
+    if comm.is_main_process():
+        _log_next_steps(cfg)
+    return results
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -93,22 +98,65 @@ def _setup(args: argparse.Namespace) -> CfgNode:
     check_weights(cfg, resume=args.resume, needed=args.eval_only)
     cfg = check_datasets(cfg, [] if args.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     cfg.freeze()
+    if _is_quiet(args):
+        logging.getLogger("detectron2").addFilter(_show_only_progress)
     default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tellapart", abbrev_name="tp")
     if comm.is_main_process() and not args.eval_only:
-        _write_model_info(cfg, args.resume)
+        _write_model_info(cfg, args.resume, config_file)
     if config_file != args.config_file:
         logger.info("config %s of the model zoo: %s", args.config_file, config_file)
     return cfg
 
 
-def _write_model_info(cfg: CfgNode, resume: bool) -> None:
-    """Write what prediction needs to know of the training sets; a resumed run keeps its score threshold."""
+def _write_model_info(cfg: CfgNode, resume: bool, config_file: str) -> None:
+    """Write what prediction needs to know of the training sets; a resumed run keeps its threshold and weights."""
     info = ModelInfo.of_training(cfg, list(read_datasets(cfg, cfg.DATASETS.TRAIN).values()))
+    info = dataclasses.replace(info, base_config=base_of(config_file))
     before = ModelInfo.read(cfg.OUTPUT_DIR) if resume else None
     if before is not None:
-        info = dataclasses.replace(info, score_threshold=before.score_threshold, threshold_from=before.threshold_from)
+        kept = {name: getattr(before, name) for name in ("score_threshold", "threshold_from", "weights")}
+        info = dataclasses.replace(info, **kept)
     info.write(cfg.OUTPUT_DIR)
+
+
+def _log_next_steps(cfg: CfgNode) -> None:
+    """Log the commands that come after a training."""
+    run_folder = cfg.OUTPUT_DIR
+    commands = [
+        f"tellapart predict IMAGES --model {run_folder} --output {os.path.join(run_folder, 'results')}",
+        f"tellapart report {run_folder}",
+        f"tellapart explain IMAGE --model {run_folder}",
+    ]
+    logger.info("Next, with your own images:\n%s", "\n".join(f"  {command}" for command in commands))
+
+
+def _is_quiet(args: argparse.Namespace) -> bool:
+    """Return whether the console shows only progress and results: training on own data, without a config file."""
+    return bool(getattr(args, "train", None))
+
+
+def _show_only_progress(record: logging.LogRecord) -> bool:
+    """Leave Detectron2's log, except the progress and warnings, to the file ``log.txt``.
+
+    This is a filter of Detectron2's logger, because its handlers are made and used within ``default_setup``.
+    """
+    for name in ("detectron2", "fvcore"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "name", "") == "<stdout>":
+                handler.addFilter(_is_progress)
+    return True
+
+
+def _is_progress(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name == "detectron2.utils.events"
+
+
+@contextlib.contextmanager
+def _without_prints() -> Iterator[None]:
+    """Drop what pycocotools prints. Handlers of the log have their own stream."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 @contextlib.contextmanager

@@ -24,7 +24,9 @@ from ..inference.tiled_evaluation import TiledModel, opening_mapper, uses_tiles
 from ..visualization.contact_sheet import contact_sheet_from_results
 from .checkpoint import Checkpointer
 from .hooks import KeepLossHistory, PreemptionHook, SeedEveryStep
-from .model_info import ModelInfo, SaveThreshold, is_class_agnostic
+from .model_info import ModelInfo, is_class_agnostic
+from .run_files import contact_sheet_path, inference_folder
+from .validation_hook import ValidationHook
 from .value_checks import with_tuples_of_names
 
 logger = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         """Return Detectron2's hooks and ours; the preemption hook is last, so that it saves a finished iteration."""
-        hooks = [*super().build_hooks(), KeepLossHistory(), SaveThreshold(), PreemptionHook()]
+        hooks = [*super().build_hooks(), KeepLossHistory(), ValidationHook(), PreemptionHook()]
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryStep(self.cfg.SEED))
         return hooks
@@ -151,7 +153,7 @@ class Trainer(DefaultTrainer):
                 detections_file = os.path.join(folder, "coco_instances_results.json")
                 if not os.path.isfile(detections_file):
                     continue
-                path = os.path.join(folder, f"contact_sheet_{name}.png")
+                path = contact_sheet_path(cfg, name)
                 content = read_datasets(cfg, [name])[name]
                 contact_sheet_from_results(path, content, detections_file, sheet.NUM_IMAGES, sheet.SCORE_THRESH, reader)
                 logger.info("Images with true and predicted masks: %s", path)
@@ -186,10 +188,3 @@ def lr_factor_function(lr_factors: list[list], parameter_names: list[str]) -> Ca
         if not any(name.startswith(pair[0]) for name in parameter_names):
             raise InputError(f"SOLVER.LR_FACTORS has {pair}, but no parameter's name starts with {pair[0]}")
     return lambda name: math.prod(factor for prefix, factor in lr_factors if name.startswith(prefix))
-
-
-def inference_folder(cfg: CfgNode, dataset_name: str) -> str:
-    """Return the folder for the results on ``dataset_name``: OUTPUT_DIR/inference, with a subfolder per test set if
-    there are several test sets."""
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-    return folder if len(cfg.DATASETS.TEST) == 1 else os.path.join(folder, dataset_name)

@@ -38,7 +38,8 @@ def find_model(
     Args:
         config_or_run_folder: the ``OUTPUT_DIR`` of a training; a config file, or its name in the model zoo, with
             weights; or the name of a trained model, see :func:`zoo_folder`.
-        weights: file of the weights. Default: those of the run folder ("model_final.pth", else the last checkpoint), or
+        weights: file of the weights. Default: those of the run folder (the best ones on the validation set, else
+            "model_final.pth", else the last checkpoint), or
             ``MODEL.WEIGHTS`` of the config.
         opts: config options, [key, value, ...].
 
@@ -64,7 +65,7 @@ def find_model(
         cfg = load_config(str(config_file), list(opts))
         info = ModelInfo.read(folder)
         named = "MODEL.WEIGHTS" in opts
-        path = weights or (cfg.MODEL.WEIGHTS if named else _weights_in(folder))
+        path = weights or (cfg.MODEL.WEIGHTS if named else _weights_in(folder, info))
     if not path:
         raise InputError(f"model {text} has no weights: name a file, such as output/model_final.pth")
     cfg.MODEL.WEIGHTS = path
@@ -80,10 +81,11 @@ def find_model(
     return cfg, info
 
 
-def _weights_in(folder: Path) -> str:
-    """Return the newest complete weights of a run folder, or ""."""
-    if (folder / "model_final.pth").is_file():
-        return str(folder / "model_final.pth")
+def _weights_in(folder: Path, info: ModelInfo | None) -> str:
+    """Return the best weights of a run folder, else the newest complete ones, or ""."""
+    for name in (info.weights if info is not None else "", "model_final.pth"):
+        if name and (folder / name).is_file():
+            return str(folder / name)
     last = folder / "last_checkpoint"
     name = last.read_text().strip() if last.is_file() else ""
     return str(folder / name) if name and (folder / name).is_file() else ""

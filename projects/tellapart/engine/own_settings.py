@@ -1,0 +1,263 @@
+"""Choose a method and the settings of a config from a data set: scale, crops, anchors, limits, iterations.
+
+The rules follow the quick configs for shapes, nuclei and worms, which were tuned by hand (docs/own-data.md compares).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..data.statistics import MaskMeasurements, Objects
+from .model_info import ModelInfo
+
+METHODS = ("fcis", "semiconv", "maskrcnn")
+_CONFIGS = {
+    "fcis": "quick/fcis/fcis_R_18_nuclei.yaml",
+    "maskrcnn": "quick/mask_rcnn/mask_rcnn_R_18_FPN_nuclei.yaml",
+    "semiconv": "quick/semiconv/semiconv_R_18_FPN_nuclei.yaml",
+}
+_THIN_FILL = 0.4  # median share of its box that a mask fills: 0.22 for worms, 0.60 for shapes, 0.77 for nuclei
+_CROWDED = 0.3  # mean share of other objects in an object's box, above that of shapes (0.2), where FCIS is better
+# Square root of the box area, median over the objects, in pixels of the network's input: below and above this range the
+# images are resized, so that it is at the nearer one of the second range.
+_SIDES_KEPT, _SIDES_RESIZED = (12.0, 80.0), (16.0, 64.0)
+_MAX_ENLARGED = 3.0  # factor
+_MAX_PIXELS = 160_000  # of a training image after resizing, above which it is cropped or reduced
+_CROP_SIDE, _REDUCED_PIXELS = 300.0, 100_000  # pixels
+_LONGEST_IN_CROP = 2.2  # a crop's side, in lengths of long objects (95th percentile), so that most are whole in it
+_MAX_TEST_SIDE = 1333  # pixels: Detectron2's default. Larger images are predicted in tiles.
+_TILE_SIDE = 800
+_PIXELS_PER_BATCH, _LARGEST_BATCH = 230_000, 8
+# Pixels that a training sees: 100 million are about 400 iterations of 4 images of 256 px.
+_PIXELS_SEEN = {"fcis": 100e6, "maskrcnn": 110e6, "semiconv": 150e6}
+_SECOND_STAGE = 0.5  # of the iterations of the first
+_ITERATIONS = (200, 1500)
+_NUM_EVALUATIONS = 4  # during a training, the last one at its end
+_FEW_DETECTIONS, _FEW_PROPOSALS = 100, 100
+# FCIS: score maps per side for at most so many categories; the number of maps is 2 k^2 (categories + 1).
+_GRIDS = ((5, 7, 14), (12, 5, 15), (10_000, 3, 12))  # categories, GRID_SIZE, RESOLUTION
+_FINE_TUNED_LR, _FINE_TUNED_ITERATIONS = 0.3, 0.5  # factors with weights of another training
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: a config to start from, and the values that differ.
+
+    Attributes:
+        base: a name in the model zoo, or a config file.
+        options: by full key, such as ``SOLVER.MAX_ITER``.
+    """
+
+    base: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method and its trainings in order.
+
+    Attributes:
+        method: of ``METHODS``.
+        stages: one or two. The second one starts from the weights of the first.
+        notes: what a user should know about the choice.
+    """
+
+    method: str
+    stages: list[Stage]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained model to start from.
+
+    Attributes:
+        config, weights: its files.
+        method: of ``METHODS``.
+        info: what is known of its training.
+    """
+
+    config: str
+    weights: str
+    method: str
+    info: ModelInfo | None
+
+
+def choose_settings(
+    classes: list[str], objects: Objects, has_masks: bool, method: str, num_channels: int = 3, world_size: int = 1,
+    start: Start | None = None,
+) -> Settings:  # fmt: skip
+    """Choose the settings of a method for a data set.
+
+    Args:
+        classes: names of its categories.
+        objects: of the training set; at least one.
+        has_masks: whether it has masks.
+        method: of ``METHODS``.
+        num_channels: of the images.
+        world_size: number of processes, of which the batch size is a multiple.
+        start: a trained model whose weights, architecture and anchors are kept.
+    """
+    scale = _Scale.of(objects, start.info if start else None)
+    options = {
+        "MODEL.ROI_HEADS.NUM_CLASSES": len(classes), **_limits(objects, method), **scale.options(objects),
+        **_channels(num_channels),
+    }  # fmt: skip
+    if not has_masks:
+        options["MODEL.MASK_ON"] = False
+    options["TEST.BEST_CHECKPOINT"] = "segm/AP" if has_masks else "bbox/AP"
+    if start is None:
+        options["MODEL.ANCHOR_GENERATOR.SIZES"] = _anchor_sizes(objects, scale.factor)
+        if method == "fcis":
+            options.update(_grid(len(classes)))
+        else:
+            options.update({"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64, "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5})
+    batch = _round_up(min(max(_PIXELS_PER_BATCH / scale.train_pixels, 2), _LARGEST_BATCH), world_size)
+    iterations = np.clip(_PIXELS_SEEN[method] / (batch * scale.train_pixels), *_ITERATIONS)
+    options["SOLVER.IMS_PER_BATCH"] = batch
+    if start is not None:
+        options.update({"MODEL.WEIGHTS": start.weights, "SOLVER.BASE_LR": 0.001 * _FINE_TUNED_LR})
+        iterations *= _FINE_TUNED_ITERATIONS
+    stages = []
+    if method == "semiconv" and (start is None or start.method != "semiconv"):
+        base = start.config if start else _CONFIGS["maskrcnn"]
+        if start is None:
+            stages.append(Stage(base, {**options, **_duration(iterations)}))
+        options["SOLVER.BASE_LR"] = 0.0005
+        iterations *= _SECOND_STAGE
+    base = start.config if start and start.method == method else _CONFIGS[method]
+    stages.append(Stage(base, {**options, **_duration(iterations)}))
+    return Settings(method, stages, scale.notes)
+
+
+def choose_method(masks: MaskMeasurements | None) -> tuple[str, str]:
+    """Return the method that fits the shapes of the masks, and why.
+
+    Thin or crowded objects, whose boxes hold much of their neighbors, go to Mask R-CNN with semi-convolutional
+    operators, and all others to FCIS: docs/results.md has the measurements behind this.
+    """
+    if masks is None:
+        return "maskrcnn", "there are no masks: a model of boxes"
+    fill, crowding = float(np.median(masks.fill)), float(masks.crowding.mean())
+    numbers = (
+        f"half of the masks fill at least {fill:.0%} of their boxes, and {crowding:.0%} of the object pixels in a box "
+        "are others'"
+    )
+    if fill < _THIN_FILL or crowding > _CROWDED:
+        return "semiconv", f"{numbers}: semi-convolutional operators separate neighbors in one box"
+    return "fcis", f"{numbers}: FCIS suits compact objects"
+
+
+def _limits(objects: Objects, method: str) -> dict[str, Any]:
+    """Return the limits of the number of objects: 1.5 times as many as any training image has."""
+    detections = max(_FEW_DETECTIONS, 10 * math.ceil(1.5 * int(objects.per_image.max()) / 10))
+    proposals = _FEW_PROPOSALS if method == "fcis" and detections == _FEW_DETECTIONS else max(250, 2 * detections)
+    options = {"TEST.DETECTIONS_PER_IMAGE": detections, "MODEL.RPN.POST_NMS_TOPK_TEST": proposals}
+    if proposals > 500:
+        options["MODEL.RPN.PRE_NMS_TOPK_TEST"] = proposals
+    return options
+
+
+def _grid(num_classes: int) -> dict[str, Any]:
+    _, grid_size, resolution = next(one for one in _GRIDS if num_classes <= one[0])
+    return {"MODEL.FCIS.GRID_SIZE": grid_size, "MODEL.FCIS.RESOLUTION": resolution}
+
+
+def _channels(number: int) -> dict[str, Any]:
+    return {} if number == 3 else {"MODEL.PIXEL_MEAN": [127.5] * number, "MODEL.PIXEL_STD": [64.0] * number}
+
+
+def _duration(iterations: float) -> dict[str, Any]:
+    """Return the number of iterations, and of those between evaluations and checkpoints."""
+    number = 20 * max(1, round(iterations / 20))
+    period = 10 * math.ceil(number / _NUM_EVALUATIONS / 10)
+    return {"SOLVER.MAX_ITER": number, "TEST.EVAL_PERIOD": period, "SOLVER.CHECKPOINT_PERIOD": period}
+
+
+def _anchor_sizes(objects: Objects, factor: float) -> list[list[int]]:
+    """Return one anchor size per level, powers of two from about half of the objects' 5th percentile."""
+    low = float(np.percentile(np.sqrt(objects.sides.prod(1)), 5)) * factor
+    first = int(np.clip(2 ** math.floor(math.log2(max(0.5 * low, 1.0))), 8, 32))
+    return [[first * 2**level] for level in range(5)]
+
+
+def _round_up(number: float, multiple: int) -> int:
+    return multiple * math.ceil(round(number) / multiple)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How images are resized and cropped.
+
+    Attributes:
+        factor: by which the median image is resized.
+        crop: share of a training image's sides, 1 without crops.
+        train_pixels: of a median training image as the network sees it.
+        keep_sizes: images are not resized, because their sizes differ and the factor is 1.
+        notes: see :class:`Settings`.
+    """
+
+    factor: float
+    crop: float
+    train_pixels: float
+    keep_sizes: bool
+    notes: list[str]
+
+    @classmethod
+    def of(cls, objects: Objects, info: ModelInfo | None) -> _Scale:
+        sizes = np.sqrt(objects.sides.prod(1))
+        long = np.percentile(objects.sides.max(1), 95)
+        median, notes = float(np.median(sizes)), []
+        factor = 1.0
+        if info is not None and info.object_size:
+            factor = float(np.clip(info.object_size / np.percentile(objects.sides.max(1), 99), 0.25, _MAX_ENLARGED))
+            if 0.8 < factor < 1.25:
+                factor = 1.0
+        elif median < _SIDES_KEPT[0]:
+            factor = min(_MAX_ENLARGED, _SIDES_RESIZED[0] / median)
+        elif median > _SIDES_KEPT[1]:
+            factor = _SIDES_RESIZED[1] / median
+        pixels = float(np.median(objects.image_sizes.prod(1))) * factor**2
+        crop = 1.0
+        if pixels > _MAX_PIXELS:
+            side = max(_CROP_SIDE, _LONGEST_IN_CROP * long * factor)
+            if side**2 <= _MAX_PIXELS:
+                crop = round(float(side) / pixels**0.5, 2)
+            elif info is None:  # objects too large for crops: reduce, but not below the smallest size
+                reduced = factor * max((_REDUCED_PIXELS / pixels) ** 0.5, min(1.0, _SIDES_KEPT[0] / (median * factor)))
+                pixels, factor = pixels * (reduced / factor) ** 2, reduced
+        low, high = np.percentile(objects.image_sizes.min(1), [5, 95])
+        keep_sizes = factor == 1.0 and crop == 1.0 and high > 1.5 * low and objects.image_sizes.max() <= _MAX_TEST_SIDE
+        if high > 1.5 * low and not keep_sizes:
+            notes.append(
+                f"shorter sides of the images are {low:.0f} to {high:.0f} px (5th to 95th percentile), and all images "
+                "are resized to one: if objects have the same size in pixels in all of them, set INPUT.MIN_SIZE_TRAIN "
+                "and MIN_SIZE_TEST to 0"
+            )
+        return cls(factor, crop, pixels * crop**2, bool(keep_sizes), notes)
+
+    def options(self, objects: Objects) -> dict[str, Any]:
+        if self.keep_sizes:
+            return _sizes(0, 0, 1.0)
+        short = float(np.median(objects.image_sizes.min(1)))
+        ratio = min(4.0, float((objects.image_sizes.max(1) / objects.image_sizes.min(1)).max()))
+        test = round(short * self.factor)
+        options = _sizes(round(short * self.factor * self.crop), test, ratio)
+        if test > _MAX_TEST_SIDE:
+            options = {**_sizes(round(short * self.factor * self.crop), _TILE_SIDE, ratio), "TEST.TILE": "auto"}
+        if self.crop < 1:
+            options.update({"INPUT.CROP.ENABLED": True, "INPUT.CROP.TYPE": "relative"})
+            options["INPUT.CROP.SIZE"] = [self.crop, self.crop]
+        return options
+
+
+def _sizes(train: int, test: int, ratio: float) -> dict[str, Any]:
+    longest = [math.ceil(size * ratio) or _MAX_TEST_SIDE for size in (train, test)]
+    return {
+        "INPUT.MIN_SIZE_TRAIN": [train], "INPUT.MAX_SIZE_TRAIN": longest[0],
+        "INPUT.MIN_SIZE_TEST": test, "INPUT.MAX_SIZE_TEST": longest[1],
+    }  # fmt: skip
