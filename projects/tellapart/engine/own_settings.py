@@ -31,7 +31,7 @@ _CROP_SIDE, _REDUCED_PIXELS = 300.0, 100_000  # pixels
 _LONGEST_IN_CROP = 2.2  # a crop's side, in lengths of long objects (95th percentile), so that most are whole in it
 _MAX_TEST_SIDE = 1333  # pixels: Detectron2's default. Larger images are predicted in tiles.
 _TILE_SIDE = 800
-_PIXELS_PER_BATCH, _LARGEST_BATCH = 230_000, 8
+_PIXELS_PER_BATCH, _LARGEST_BATCH = {"fcis": 230_000, "maskrcnn": 230_000, "semiconv": 200_000}, 8
 # Pixels that a training sees: 100 million are about 400 iterations of 4 images of 256 px.
 _PIXELS_SEEN = {"fcis": 100e6, "maskrcnn": 110e6, "semiconv": 150e6}
 _SECOND_STAGE = 0.5  # of the iterations of the first
@@ -116,7 +116,7 @@ def choose_settings(
             options.update(_grid(len(classes)))
         else:
             options.update({"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64, "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5})
-    batch = _round_up(min(max(_PIXELS_PER_BATCH / scale.train_pixels, 2), _LARGEST_BATCH), world_size)
+    batch = _round_up(min(max(_PIXELS_PER_BATCH[method] / scale.train_pixels, 2), _LARGEST_BATCH), world_size)
     iterations = np.clip(_PIXELS_SEEN[method] / (batch * scale.train_pixels), *_ITERATIONS)
     options["SOLVER.IMS_PER_BATCH"] = batch
     if start is not None:

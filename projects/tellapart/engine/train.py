@@ -143,7 +143,7 @@ def _show_only_progress(record: logging.LogRecord) -> bool:
     """
     for name in ("detectron2", "fvcore"):
         for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "name", "") == "<stdout>":
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.addFilter(_is_progress)
     return True
 

@@ -1,0 +1,128 @@
+"""The settings that are chosen from data: close to the configs tuned by hand, and sensible at the extremes."""
+
+from __future__ import annotations
+
+from tellapart.data.reader import read_dataset
+from tellapart.data.statistics import MaskMeasurements, Objects, measure_masks
+from tellapart.engine.config_checks import load_config
+from tellapart.engine.model_info import ModelInfo
+from tellapart.engine.own_settings import METHODS, Start, choose_method, choose_settings
+
+import numpy as np
+import pytest
+
+
+def data(image_size: tuple[int, int], side: float, num_images: int = 20, per_image: int = 10, spread=1.0) -> Objects:
+    """Objects of one category, squares whose sides are up to ``spread`` times larger or smaller."""
+    sizes = np.repeat([image_size], num_images, 0)
+    index = np.repeat(np.arange(num_images), per_image)
+    sides = side * spread ** np.linspace(-1, 1, len(index))
+    return Objects(sizes, index, np.stack([sides, sides], 1), np.zeros(len(index), np.int64), 0)
+
+
+def options(objects: Objects, method: str = "fcis", **more) -> dict:
+    return choose_settings(["cell"], objects, True, method, **more).stages[-1].options
+
+
+def config_of(objects: Objects, method: str) -> tuple:
+    """Return the config of the last stage."""
+    stage = choose_settings(["cell"], objects, True, method).stages[-1]
+    return load_config(stage.base, ["MODEL.DEVICE", "cpu", *[str(w) for pair in stage.options.items() for w in pair]])
+
+
+@pytest.mark.parametrize("name, config, keys", [
+    ("shapes_train", "quick/fcis/fcis_R_18_shapes.yaml", [
+        "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ANCHOR_GENERATOR.SIZES", "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST",
+        "INPUT.CROP.ENABLED", "SOLVER.IMS_PER_BATCH", "TEST.DETECTIONS_PER_IMAGE", "MODEL.RPN.POST_NMS_TOPK_TEST",
+        "MODEL.FCIS.GRID_SIZE", "MODEL.FCIS.RESOLUTION", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+    ]),
+    ("worms_train", "quick/semiconv/semiconv_R_18_FPN_bbbc010.yaml", [
+        "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ANCHOR_GENERATOR.SIZES", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST",
+        "INPUT.CROP.ENABLED", "INPUT.CROP.TYPE", "SOLVER.IMS_PER_BATCH", "TEST.DETECTIONS_PER_IMAGE",
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION", "SOLVER.BASE_LR",
+    ]),
+])  # fmt: skip
+def test_chosen_settings_are_those_tuned_by_hand(name, config, keys):
+    content = read_dataset(name)
+    objects = Objects.from_records(content.records)
+    method, _ = choose_method(measure_masks(content.records))
+    stage = choose_settings(content.classes, objects, True, method).stages[-1]
+    words = [str(word) for pair in stage.options.items() for word in pair]
+    chosen, by_hand = (
+        load_config(one, ["MODEL.DEVICE", "cpu", *more]) for one, more in ((stage.base, words), (config, []))
+    )
+
+    def value(cfg, key):
+        for part in key.split("."):
+            cfg = cfg[part]
+        return tuple(cfg) if isinstance(cfg, list) else cfg
+
+    assert {key: value(chosen, key) for key in keys} == {key: value(by_hand, key) for key in keys}
+    assert 0.75 < chosen.SOLVER.MAX_ITER / by_hand.SOLVER.MAX_ITER < 1.25
+
+
+def test_the_method_follows_the_shapes():
+    def masks(fill: float, crowding: float) -> MaskMeasurements:
+        return MaskMeasurements(5, np.full(9, 50.0), np.full(9, fill), np.full(9, crowding), 0.0)
+
+    assert choose_method(masks(0.8, 0.1))[0] == "fcis"
+    assert choose_method(masks(0.2, 0.1))[0] == choose_method(masks(0.8, 0.5))[0] == "semiconv"
+    assert choose_method(None)[0] == "maskrcnn"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size, side", [((64, 64), 3), ((256, 256), 15), ((1024, 2048), 9), ((3000, 4000), 900),
+                                        ((480, 640), 200), ((2000, 2000), 30), ((40, 1200), 20)])  # fmt: skip
+def test_objects_fit_the_network(method, size, side):
+    """After resizing and cropping: objects of at least 8 px, images of moderate size, a full config."""
+    objects = data(size, side, spread=1.3)
+    cfg = config_of(objects, method)
+    factor = cfg.INPUT.MIN_SIZE_TRAIN[0] / (min(size) * (cfg.INPUT.CROP.SIZE[0] if cfg.INPUT.CROP.ENABLED else 1))
+    assert 8 <= side * factor <= 130
+    assert cfg.INPUT.MIN_SIZE_TEST <= 1333
+    trained = np.prod(np.array(size) * factor * (cfg.INPUT.CROP.SIZE[0] if cfg.INPUT.CROP.ENABLED else 1))
+    assert trained <= 170_000
+    assert 200 <= cfg.SOLVER.MAX_ITER + (method == "semiconv") * cfg.SOLVER.MAX_ITER <= 1500
+    assert cfg.TEST.BEST_CHECKPOINT == "segm/AP" and 0 < cfg.TEST.EVAL_PERIOD <= cfg.SOLVER.MAX_ITER
+
+
+def test_many_objects_and_categories():
+    objects = data((256, 256), 10, per_image=700)
+    chosen = options(objects)
+    assert chosen["TEST.DETECTIONS_PER_IMAGE"] == 1050 and chosen["MODEL.RPN.POST_NMS_TOPK_TEST"] == 2100
+    assert chosen["MODEL.RPN.PRE_NMS_TOPK_TEST"] >= 2100
+    many = choose_settings([str(i) for i in range(80)], objects, True, "fcis").stages[-1].options
+    assert many["MODEL.FCIS.GRID_SIZE"] == 3 and many["MODEL.ROI_HEADS.NUM_CLASSES"] == 80
+
+
+def test_images_of_different_sizes():
+    objects = data((200, 200), 20)
+    objects.image_sizes[10:] = 500
+    chosen = choose_settings(["cell"], objects, True, "fcis")
+    assert chosen.stages[0].options["INPUT.MIN_SIZE_TRAIN"] == [0] and not chosen.notes  # the sizes are kept
+    large = data((200, 200), 200)
+    large.image_sizes[10:] = 500
+    assert "resized to one" in choose_settings(["cell"], large, True, "fcis").notes[0]
+
+
+def test_channels_processes_and_boxes():
+    objects = data((256, 256), 20)
+    assert options(objects, num_channels=5)["MODEL.PIXEL_MEAN"] == [127.5] * 5
+    assert options(objects, world_size=3)["SOLVER.IMS_PER_BATCH"] % 3 == 0
+    boxes = choose_settings(["cell"], objects, False, "maskrcnn").stages[-1].options
+    assert boxes["MODEL.MASK_ON"] is False and boxes["TEST.BEST_CHECKPOINT"] == "bbox/AP"
+
+
+def test_fine_tuning_keeps_the_architecture_and_the_scale():
+    """Objects twice as large as in the first training are reduced, so that the network sees them as it knows them."""
+    info = ModelInfo(["cell"], scale=1.0, scale_low=1.0, object_size=20.0)
+    start = Start("run/config.yaml", "/run/model_final.pth", "fcis", info)
+    chosen = choose_settings(["cell"], data((256, 256), 40), True, "fcis", start=start).stages
+    assert len(chosen) == 1 and chosen[0].base == "run/config.yaml"
+    assert chosen[0].options["INPUT.MIN_SIZE_TRAIN"] == [128]
+    assert chosen[0].options["MODEL.WEIGHTS"] == "/run/model_final.pth" and chosen[0].options["SOLVER.BASE_LR"] < 0.001
+    assert not any(key.startswith(("MODEL.ANCHOR", "MODEL.FCIS")) for key in chosen[0].options)
+    mask_rcnn = Start("run/config.yaml", "w.pth", "maskrcnn", info)
+    stages = choose_settings(["cell"], data((256, 256), 20), True, "semiconv", start=mask_rcnn).stages
+    assert len(stages) == 1 and stages[0].options["MODEL.WEIGHTS"] == "w.pth"
+    assert len(choose_settings(["cell"], data((256, 256), 20), True, "semiconv").stages) == 2
