@@ -108,9 +108,12 @@ class ResampledAP:
         Args:
             weights: int (N,), how often each image counts.
         """
-        per_category = [self._average_precision(*parts, weights) for parts in self._categories]
-        valid = [ap for ap in per_category if ap is not None]
+        valid = [ap for ap in self.per_category(weights) if ap is not None]
         return 100 * np.mean(valid, axis=0) if valid else np.full(len(self._iou), np.nan)
+
+    def per_category(self, weights: np.ndarray) -> list[np.ndarray | None]:
+        """Compute the AP of each category as a fraction, (T,); None without true instances. See :meth:`__call__`."""
+        return [self._average_precision(*parts, weights) for parts in self._categories]
 
     def _average_precision(
         self,

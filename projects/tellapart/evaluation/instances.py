@@ -50,6 +50,7 @@ class InstanceEvaluator(DatasetEvaluator):
 
     Attributes:
         per_image: after :meth:`evaluate`, the counts per image id, at the threshold.
+        per_category: likewise, per category.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class InstanceEvaluator(DatasetEvaluator):
         self._has_truth = content.has_annotations
         self._records = {record["image_id"]: record for record in content.records}
         self.per_image: dict[Any, Counts] = {}
+        self.per_category: dict[str, Counts] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -144,10 +146,13 @@ class InstanceEvaluator(DatasetEvaluator):
         per_class = {i: [Counts.of(one.above(least)) for one in of_image] for i, of_image in pairs.items()}
         self.per_image = {i: functools.reduce(Counts.__add__, counts) for i, counts in per_class.items()}
         results = {"threshold": float(threshold), **summarize(list(self.per_image.values()))}
+        self.per_category = {
+            name: functools.reduce(Counts.__add__, (counts[c] for counts in per_class.values()))
+            for c, name in enumerate(self._classes)
+        }
         if len(self._classes) > 1:
-            for c, name in enumerate(self._classes):
-                vector = np.sum([counts[c].vector() for counts in per_class.values()], axis=0)
-                results[f"F1-{name}"] = 100 * float(measures(vector)["F1"][0])
+            for name, counts in self.per_category.items():
+                results[f"F1-{name}"] = 100 * float(measures(counts.vector())["F1"][0])
         self._log(results, pairs, least)
         return OrderedDict(instances=results)
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -19,6 +20,7 @@ from ..data.content import DatasetContent
 from ..data.reader import read_dataset
 from ..errors import InputError, first_few
 from ..evaluation import InstanceEvaluator, bootstrap
+from ..evaluation.instance_matching import Counts
 from .folder import coco_results
 from .image_model import to_instances
 from .merging import Detections
@@ -48,14 +50,27 @@ class Evaluation:
     Attributes:
         of_all: by name, of all images, (1,).
         of_resamples: by name, of resampled images, (R,).
-        num_images: evaluated images.
         threshold: of the score, for the measures that count instances.
+        content: the data set.
+        detections: of each image in the order of ``content.records``, with any score.
+        counts: per image id, at the threshold.
+        category_counts: per category, at the threshold, summed over the images.
+        coco_eval: COCO's matches.
     """
 
     of_all: dict[str, np.ndarray]
     of_resamples: dict[str, np.ndarray]
-    num_images: int
     threshold: float
+    content: DatasetContent
+    detections: list[Detections]
+    counts: dict[Any, Counts]
+    category_counts: dict[str, Counts]
+    coco_eval: COCOeval
+
+    @property
+    def num_images(self) -> int:
+        """The number of evaluated images."""
+        return len(self.counts)
 
     def intervals(self) -> dict[str, bootstrap.Interval]:
         """Return each measure with its 95 % interval."""
@@ -82,7 +97,7 @@ def evaluate_model(predictor: Predictor, dataset_name: str, progress: bool = Tru
     evaluator = InstanceEvaluator(
         dataset_name, distributed=False, score_threshold=predictor.threshold, class_agnostic=is_agnostic
     )
-    results = []
+    results, all_found = [], []
     for record in tqdm(content.records, desc="images", unit="image", disable=not progress):
         try:
             source = predictor.open(record["file_name"])
@@ -91,15 +106,20 @@ def evaluate_model(predictor: Predictor, dataset_name: str, progress: bool = Tru
         found = Detections.of_parts(list(predictor.all_detections(source)))
         evaluator.process([record], [{"instances": to_instances(found)}])
         results += [{**one, "image_id": record["image_id"]} for one in coco_results(found)]
+        all_found.append(found)
     evaluator.evaluate()
-    resampled = bootstrap.ResampledAP(_coco_eval(content, results, is_agnostic))
+    coco_eval = _coco_eval(content, results, is_agnostic)
+    resampled = bootstrap.ResampledAP(coco_eval)
     counts = [evaluator.per_image[image_id] for image_id in resampled.image_ids]
     weights = bootstrap.resample_weights(len(counts))
     ones = np.ones((1, len(counts)), dtype=np.int64)
     of_all, of_resamples = (
         {**bootstrap.ap_measures(resampled, w), **bootstrap.instance_measures(counts, w)} for w in (ones, weights)
     )
-    return Evaluation(of_all, of_resamples, len(counts), predictor.threshold)
+    return Evaluation(
+        of_all, of_resamples, predictor.threshold, content, all_found, evaluator.per_image, evaluator.per_category,
+        coco_eval,
+    )  # fmt: skip
 
 
 def _check(predictor: Predictor, content: DatasetContent) -> None:
@@ -151,7 +171,13 @@ def _coco(content: dict) -> COCO:
 
 
 def report(evaluation: Evaluation, against: Evaluation | None = None) -> str:
-    """Return the table of the measures: value and 95 % interval, and the differences to another model."""
+    """Return the table of the measures as text, see :func:`measure_table`."""
+    headers, rows = measure_table(evaluation, against)
+    return tabulate(rows, headers=headers, floatfmt=".2f", tablefmt="pipe")
+
+
+def measure_table(evaluation: Evaluation, against: Evaluation | None = None) -> tuple[list[str], list[list]]:
+    """Return headers and rows of the measures: value and 95 % interval, and the differences to another model."""
     own = evaluation.intervals()
     rows = [[name, own[name].value, _ends(own[name])] for name in _MEASURES]
     headers = ["measure", "value", "95 % interval"]
@@ -163,7 +189,7 @@ def report(evaluation: Evaluation, against: Evaluation | None = None) -> str:
         for row, name in zip(rows, _MEASURES):
             row += [other[name].value, difference[name].value, _ends(difference[name])]
         headers += ["other model", "difference", "95 % interval"]
-    return tabulate(rows, headers=headers, floatfmt=".2f", tablefmt="pipe")
+    return headers, rows
 
 
 def _ends(interval: bootstrap.Interval) -> str:
