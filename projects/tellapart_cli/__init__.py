@@ -17,7 +17,8 @@ COMMANDS = {
     "eval": ("eval", "evaluate a trained model"),
     "check": ("check", "check data sets before training"),
     "predict": ("predict", "predict images with a trained model"),
-    "report": ("report", "write a page about a trained model: measures, curves, errors, images"),
+    "report": ("report", "write a page about a trained model"),
+    "explain": ("explain", "draw how a model finds an instance"),
     "show": ("show", "draw the annotations of a data set"),
     "split": ("split", "split a data set into parts for training and validation"),
 }

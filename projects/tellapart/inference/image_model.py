@@ -51,6 +51,10 @@ class ImageModel:
             image: (H, W, C) in the format ``INPUT.FORMAT``, uint8 or float32.
             input_size: (height, width) of the network's input; None: as in evaluation, by ``INPUT.MIN_SIZE_TEST``.
         """
+        return self.model([self.inputs(image, input_size)])[0]["instances"]
+
+    def inputs(self, image: np.ndarray, input_size: tuple[int, int] | None = None) -> dict:
+        """Return the network's input of an image, see :meth:`__call__`: ``image`` (C, h, w), ``height``, ``width``."""
         height, width = image.shape[:2]
         if input_size is None:
             transform = self._resize.get_transform(image)
@@ -58,7 +62,7 @@ class ImageModel:
             resize = T.ResizeTransform if image.shape[2] in (1, 3) else ResizeChannels
             transform = resize(height, width, *input_size, Image.BILINEAR)
         resized = np.ascontiguousarray(transform.apply_image(image).transpose(2, 0, 1))
-        return self.model([{"image": torch.as_tensor(resized), "height": height, "width": width}])[0]["instances"]
+        return {"image": torch.as_tensor(resized), "height": height, "width": width}
 
     def test_scale(self, height: int, width: int) -> float:
         """Return the factor by which evaluation resizes an image."""

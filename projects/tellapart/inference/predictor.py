@@ -127,6 +127,10 @@ class Predictor:
 
         return predict_folder(self, images, output, **options)
 
+    def model_input(self, source: ImageSource) -> dict:
+        """Return the network's input of the whole of an opened image: ``image`` (C, h, w), ``height``, ``width``."""
+        return self._image_model.inputs(source.window(0, 0, source.width, source.height))
+
     def open(self, image: np.ndarray | str | Path) -> ImageSource:
         """Open an image, see :meth:`__call__`.
 

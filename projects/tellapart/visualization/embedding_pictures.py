@@ -46,7 +46,6 @@ def has_embeddings(model: nn.Module) -> bool:
     return isinstance(model, SemiConvColoring) or isinstance(getattr(model, "roi_heads", None), SemiConvROIHeads)
 
 
-@torch.no_grad()
 def draw_embeddings(
     path: str | Path, model: nn.Module, inputs: dict, input_format: str = "BGR", region: int | None = None,
     score_threshold: float = 0.5, class_names: list[str] | None = None,
@@ -75,6 +74,16 @@ def draw_embeddings(
     Raises:
         InputError: there is no such region, or k-means needs the number of instances.
     """
+    rows = embedding_panels(model, inputs, input_format, region, score_threshold, class_names)
+    write_rows(path, *(row for row in rows if row))
+
+
+@torch.no_grad()
+def embedding_panels(
+    model: nn.Module, inputs: dict, input_format: str = "BGR", region: int | None = None,
+    score_threshold: float = 0.5, class_names: list[str] | None = None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
+    """Return the panels of the two rows of :func:`draw_embeddings`; the second one can be empty."""
     picture, _ = brighten(input_to_picture(inputs["image"], input_format))
     size = picture.shape[:2]
     if isinstance(model, SemiConvColoring):
@@ -98,8 +107,7 @@ def draw_embeddings(
             lower = []
     shown = detections[detections.scores >= score_threshold]
     masks = shown.pred_masks.cpu().numpy()
-    upper = _draw_image_row(picture, masks, labels, psi.cpu().numpy(), operator, name)
-    write_rows(path, upper, *([lower] if lower else []))
+    return _draw_image_row(picture, masks, labels, psi.cpu().numpy(), operator, name), lower
 
 
 def _draw_image_row(

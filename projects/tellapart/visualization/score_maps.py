@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, pairwise_iou
 
 from ..errors import InputError
 from ..fcis import FCIS
@@ -32,7 +32,6 @@ _PANEL_SIZE = 320  # longer side of the other panels, pixels
 _RED, _GREEN = (60, 60, 230), (80, 200, 60)
 
 
-@torch.no_grad()
 def draw_fcis_region(
     path: str | Path, model: FCIS, inputs: dict, box: tuple[float, float, float, float] | None = None,
     class_names: list[str] | None = None,
@@ -54,6 +53,14 @@ def draw_fcis_region(
     Raises:
         InputError: the box has no area in the image, or there is no box and the model proposes no region.
     """
+    write_rows(path, *fcis_region_panels(model, inputs, box, class_names))
+
+
+@torch.no_grad()
+def fcis_region_panels(
+    model: FCIS, inputs: dict, box: Sequence[float] | None = None, class_names: list[str] | None = None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
+    """Return the panels of the two rows of :func:`draw_fcis_region`."""
     heads = model.roi_heads
     images = model.preprocess_image([inputs])
     height, width = images.image_sizes[0]
@@ -100,10 +107,9 @@ def draw_fcis_region(
         add_caption(_panel(heatmap(2 * probability - 1, 1.0)), "foreground probability"),
         add_caption(_draw_mask(picture, box, binary), "mask"),
     ]
-    write_rows(path, upper, lower)
+    return upper, lower
 
 
-@torch.no_grad()
 def draw_instance_fcn(path: str | Path, model: InstanceFCN, inputs: dict) -> None:
     """Write a PNG of the window with the highest objectness, with the image at its own scale.
 
@@ -116,14 +122,34 @@ def draw_instance_fcn(path: str | Path, model: InstanceFCN, inputs: dict) -> Non
         model: in eval mode, with an ``InstanceSensitiveHead``.
         inputs: one model input: ``image`` (3, H, W) in the model's ``input_format``.
     """
+    write_rows(path, *instance_fcn_panels(model, inputs))
+
+
+@torch.no_grad()
+def instance_fcn_panels(
+    model: InstanceFCN, inputs: dict, box: Sequence[float] | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the panels of the two rows of :func:`draw_instance_fcn`.
+
+    Args:
+        model, inputs: see there.
+        box: of an instance, XYXY in pixels of ``inputs["image"]``: the window with the largest product of objectness
+            and IoU with it is drawn, instead of the one with the highest objectness.
+    """
     generator = model.proposal_generator
     images = model.preprocess_image([inputs])
     height, width = images.image_sizes[0]
     objectness_maps, score_maps = generator.predict_maps(model.backbone(images.tensor))
     windows_per_level = generator.place_windows(images.image_sizes, objectness_maps)[0]
     logits_per_level = [generator.objectness_of(objectness_maps, windows) for windows in windows_per_level]
-    level = max(range(len(logits_per_level)), key=lambda i: logits_per_level[i].max().item())
-    best_window = windows_per_level[level][logits_per_level[level].argmax()][None]
+    ranks = [logits.sigmoid() for logits in logits_per_level]
+    if box is not None:
+        target = Boxes(torch.tensor([box], dtype=torch.float32, device=model.device))
+        for i, windows in enumerate(windows_per_level):
+            window_boxes = windows_to_boxes(windows, generator.strides, generator.window_size)
+            ranks[i] = ranks[i] * pairwise_iou(window_boxes, target)[:, 0]
+    level = max(range(len(ranks)), key=lambda i: ranks[i].max().item())
+    best_window = windows_per_level[level][ranks[level].argmax()][None]
     box = windows_to_boxes(best_window, generator.strides, generator.window_size).tensor[0].tolist()
     mask_logits, in_image = generator.mask_head.predict_masks(score_maps, best_window)
     assembled, in_image = mask_logits[0].cpu().numpy(), in_image[0].cpu().numpy()
@@ -146,7 +172,7 @@ def draw_instance_fcn(path: str | Path, model: InstanceFCN, inputs: dict) -> Non
         add_caption(_panel(heatmap(2 * probability - 1, 1.0)), "foreground probability"),
         add_caption(_draw_mask(picture, box, probability >= 0.5), "mask"),
     ]
-    write_rows(path, upper, lower)
+    return upper, lower
 
 
 def _draw_grid(maps: np.ndarray, limit: float, box: Sequence[float], image_size: tuple[int, int]) -> np.ndarray:
