@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 CONFIG ?= configs/quick/fcis/fcis_R_18_shapes.yaml
 OPTS   ?=
+REGISTER ?=
 PYTEST ?= -n 2
 # Where the real Detectron2 comes from: its repository, or the folder of a checkout.
 SRC    ?= https://github.com/facebookresearch/detectron2
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make train [CONFIG=configs/....yaml] [OPTS=\"KEY VALUE ...\"]   train and evaluate; continues a stopped run"
-	@echo "make stages FIRST=config SECOND=config                       train both, the second from the weights of the first; continues a stopped run"
+	@echo "make stages FIRST=config SECOND=config [REGISTER=NAME=JSON:IMAGES]  train both, the second from the weights of the first; continues a stopped run"
 	@echo "make worms                                                   BBBC010 with and without semi-convolutional operators, three seeds"
 	@echo "make dots                                                    train two small networks on identical dots, with and without coordinates; draws output/quick/dots.png"
 	@echo "make test  [PYTEST=\"-n 2 -k name\"]                           run ruff and the tests"
@@ -54,7 +55,7 @@ train: setup
 
 stages: setup
 	@test -n "$(FIRST)" -a -n "$(SECOND)" || { echo "make stages FIRST=config SECOND=config"; exit 2; }
-	$(PY) tools/two_stages.py $(FIRST) $(SECOND) --opts $(OPTS)
+	$(PY) tools/two_stages.py $(FIRST) $(SECOND) $(addprefix --register ,$(REGISTER)) --opts $(OPTS)
 
 worms: setup
 	@echo "== Mask R-CNN with and without semi-convolutional operators on BBBC010, three seeds"

@@ -22,15 +22,16 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from tellapart.engine.config_checks import find_config_file
+from tellapart.engine.config_checks import add_register_argument, find_config_file
 from tellapart.engine.job_runner import in_parallel, train
 from tellapart.errors import InputError, run_command
 from tellapart.files import write_json
 
 
 def run_seed(
-    first: Path | None, second: list[Path], output: Path, seed: int, options: list[str], metrics: list[str]
-) -> list[dict]:
+    first: Path | None, second: list[Path], output: Path, seed: int, options: list[str], metrics: list[str],
+    flags: list[str] | None = None,
+) -> list[dict]:  # fmt: skip
     """Train all configs with one seed.
 
     Args:
@@ -40,6 +41,7 @@ def run_seed(
         seed: the seed.
         options: KEY VALUE pairs for all runs.
         metrics: names of metrics that the evaluations must contain.
+        flags: more flags of ``tellapart train``.
 
     Returns:
         The final metrics per config: first the first stage's, if there is one, then those of ``second``.
@@ -47,10 +49,10 @@ def run_seed(
     results = []
     if first is not None:
         folder = output / first.stem / f"seed_{seed}"
-        results.append(train(first, folder, seed, options, metrics))
+        results.append(train(first, folder, seed, options, metrics, flags))
         options = [*options, "MODEL.WEIGHTS", str(folder / "model_final.pth")]
     for config in second:
-        results.append(train(config, output / config.stem / f"seed_{seed}", seed, options, metrics))
+        results.append(train(config, output / config.stem / f"seed_{seed}", seed, options, metrics, flags))
     return results
 
 
@@ -81,7 +83,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="seeds that run at the same time, then one thread each")
     parser.add_argument("--metrics", nargs="+", default=["segm/AP", "segm/AP50", "segm/AP75"])
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs for all runs")
+    add_register_argument(parser)
     args = parser.parse_args()
+    flags = [word for text in args.register for word in ("--register", text)]
     first = Path(find_config_file(args.first)) if args.first else None
     second = [Path(find_config_file(config)) for config in args.second]
     names = [config.stem for config in ([first] if first else []) + second]
@@ -91,7 +95,7 @@ def main() -> None:
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # More threads than cores would slow down all runs.
         args.opts += ["DATALOADER.NUM_WORKERS", "0"]
-    jobs = [partial(run_seed, first, second, args.output, seed, args.opts, args.metrics) for seed in args.seeds]
+    jobs = [partial(run_seed, first, second, args.output, seed, args.opts, args.metrics, flags) for seed in args.seeds]
     results = in_parallel(jobs, args.jobs)
     by_name = {name: [of_seed[i] for of_seed in results] for i, name in enumerate(names)}
     write_json(args.output / "comparison.json", {"seeds": args.seeds, "runs": by_name})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 from tellapart.data.annotations import decode_gt_masks
+from tellapart.data.data_argument import register_argument
 from tellapart.data.reader import read_dataset
 from tellapart.errors import InputError, run_command
 
@@ -39,11 +40,11 @@ def other_instance_fractions(masks: np.ndarray) -> list[float]:
 def main() -> None:
     """Print a Markdown table with one row per data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", nargs="+", help="names of registered data sets, as in DATASETS.TEST")
+    parser.add_argument("datasets", nargs="+", help="registered names, JSON:IMAGES, or folders")
     args = parser.parse_args()
     print("| data set | instances | mean | median | 90th percentile |\n|---|---|---|---|---|")
     for name in args.datasets:
-        records = read_dataset(name, masks=True).records
+        records = read_dataset(register_argument(name), masks=True).records
         fractions = [value for record in records for value in other_instance_fractions(decode_gt_masks(record))]
         if not fractions:
             raise InputError(f"data set {name} has no instance with a mask")

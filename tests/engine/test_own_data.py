@@ -152,3 +152,15 @@ def test_validation_pictures_are_in_tensorboard(label_folder, tmp_path, monkeypa
     main(["train", "--train", str(label_folder), "--output", str(tmp_path / "run"), *SHORT])
     assert [args[0] for args, _ in added] == ["validation/cells_val"] * 2 and [args[2] for args, _ in added] == [1, 2]
     assert added[0][0][1].ndim == 3 and added[0][1] == {"dataformats": "HWC"}
+
+
+def test_evaluation_in_between_does_not_change_the_training(tiny_set, tiny_config, tmp_path, forget):
+    """The quick configs evaluate every 200 iterations: the weights are those of a training without."""
+    weights = []
+    for period in ("0", "1"):
+        flags = ["--config-file", str(tiny_config("mine")), "--register", f"mine={tiny_set[0]}:{tiny_set[1]}"]
+        main(["train", *flags, "SEED", "3", "SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", period])
+        weights.append(torch.load(tmp_path / "output" / "model_final.pth", weights_only=True)["model"])
+        forget("mine")
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert (tmp_path / "output" / "model_best.pth").is_file()

@@ -52,3 +52,8 @@ def test_one_output_folder_for_both_stages_is_refused(stages, tmp_path):
     printed, calls = stages("good", "better", more=("--opts", "OUTPUT_DIR", str(tmp_path / "x")))
     assert f"OUTPUT_DIR of both stages is {tmp_path / 'x'}" in printed and calls == []
     assert "does not exist" in stages("good", more=(str(Path("none.yaml")),))[0]
+
+
+def test_data_sets_are_registered_for_both_stages(stages):
+    _, calls = stages("good", "better", more=("--register", "mine=a.json:images"))
+    assert [call[3:5] for call in calls] == [["--register", "mine=a.json:images"]] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import logging
 import os
@@ -33,6 +34,17 @@ _REGISTRIES = {
     "PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY, "ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY, "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
 }  # fmt: skip
+
+
+def add_register_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag ``--register`` to a tool's parser; :func:`register_from_flags` reads it."""
+    parser.add_argument(
+        "--register",
+        action="append",
+        default=[],
+        metavar="NAME=JSON:IMAGES",
+        help="register a data set under NAME (repeatable)",
+    )
 
 
 def register_from_flags(flags: list[str]) -> None:

@@ -72,7 +72,9 @@ def run_training(
     return _processes.run(command, console)
 
 
-def train(config: Path, folder: Path, seed: int, options: list[str], metrics: list[str]) -> dict[str, float]:
+def train(
+    config: Path, folder: Path, seed: int, options: list[str], metrics: list[str], flags: Sequence[str] | None = None
+) -> dict[str, float]:
     """Return the ``final_metrics`` of a run; train first if the run is not finished.
 
     Training continues from the last checkpoint in ``folder``. Its output is appended to ``folder/console.txt``, and a
@@ -84,6 +86,7 @@ def train(config: Path, folder: Path, seed: int, options: list[str], metrics: li
         seed: its ``SEED``.
         options: more KEY VALUE pairs.
         metrics: names of metrics that the evaluation must contain.
+        flags: more flags of ``tellapart train``.
 
     Raises:
         InputError: the folder has a run with another config, the run failed, or its evaluation lacks a metric.
@@ -97,7 +100,7 @@ def train(config: Path, folder: Path, seed: int, options: list[str], metrics: li
     start = time.monotonic()
     console = folder / "console.txt"
     with open(console, "a") as file:
-        code = run_training(config, options, console=file)
+        code = run_training(config, options, flags or (), file)
     if code:
         raise InputError(f"{config} with seed {seed} failed (exit {code}): see {console}")
     results = final_metrics(folder, metrics)

@@ -17,7 +17,7 @@ from ..data.image_reading import ImageReader
 from ..data.mapper import ResizeAnyImage
 from ..errors import InputError
 from .checkpoint import Checkpointer
-from .config_checks import load_config
+from .config_checks import add_register_argument, load_config, register_from_flags
 
 
 def model_and_image_parser(description: str, default_output: str) -> argparse.ArgumentParser:
@@ -26,6 +26,7 @@ def model_and_image_parser(description: str, default_output: str) -> argparse.Ar
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--image", required=True, help="image file in a format that Pillow can read")
     parser.add_argument("--output", default=default_output, help="PNG file (default: %(default)s)")
+    add_register_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, at least MODEL.WEIGHTS")
     return parser
 
@@ -47,6 +48,7 @@ def load_model_and_image(
     Raises:
         InputError: the config, the weights or the image are missing, broken or do not fit.
     """
+    register_from_flags(args.register)
     cfg = load_config(args.config_file, args.opts)
     model = build_model(cfg)
     check(model, cfg)
