@@ -90,7 +90,7 @@ def chart(title: str, x_label: str, y_label: str, lines: dict[str, tuple], **opt
             axes.set_yscale("log")
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if len(lines) + len(options.get("marks", {})) > 1:
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=7 if len(lines) > 4 else 8, ncols=1 + len(lines) // 4)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return _inline_svg(file.getvalue(), title)
