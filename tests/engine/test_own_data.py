@@ -164,3 +164,27 @@ def test_evaluation_in_between_does_not_change_the_training(tiny_set, tiny_confi
         forget("mine")
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert (tmp_path / "output" / "model_best.pth").is_file()
+
+
+def test_two_processes(label_folder, tmp_path):
+    """Both train, on the same held-out split; the first one prints what will be done, and writes the best weights."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=29541",
+        "-m",
+        "tellapart",
+    ]
+    more = [word if word != "1" or SHORT[i - 1] != "SOLVER.IMS_PER_BATCH" else "2" for i, word in enumerate(SHORT)]
+    command += ["train", "--train", str(label_folder), "--output", str(tmp_path / "run"), *more]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects"), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("method: fcis, because") == 1
+    assert (tmp_path / "run" / "model_best.pth").is_file() and (tmp_path / "run" / "model_final.pth").is_file()
+    assert ModelInfo.read(tmp_path / "run").score_threshold is not None
+    again = [*command[: -len(more)], "--method", "semiconv", "--output", str(tmp_path / "other")]
+    refused = subprocess.run(again, env=environment, capture_output=True, text=True)
+    assert refused.returncode != 0 and "which torchrun cannot start" in refused.stderr

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
@@ -58,10 +59,23 @@ def register_from_flags(flags: list[str]) -> None:
     """
     for flag in flags:
         name, annotations, images = parse_register_flag(flag)
+        if _is_registered(name, annotations, images):
+            continue  # by the command that started this process
         if os.path.isdir(annotations):
             register_argument(f"{name}={annotations}:{images}")
         else:  # a missing file is reported when the data set is read
             register_coco_folder(name, annotations, images)
+
+
+def _is_registered(name: str, json_file: str, image_root: str) -> bool:
+    """Return whether a data set of this name and these files is registered."""
+    if name not in DatasetCatalog.list():
+        return False
+    metadata = MetadataCatalog.get(name)
+    known = metadata.get("json_file", ""), metadata.get("image_root", "")
+    return [os.path.abspath(path or "") for path in known] == [
+        os.path.abspath(path) for path in (json_file, image_root)
+    ]
 
 
 def find_config_file(path_or_name: str) -> str:

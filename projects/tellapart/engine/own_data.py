@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
         print(_describe(settings, reason, data, contents, output), flush=True)
     for stage in first:
         _train_first(stage, data, args)
-    final = {"config_file": str(last), "register": [], "opts": list(args.opts), "eval_only": False}
+    # The flags are for processes that this one starts.
+    final = {"config_file": str(last), "register": data.flags[1::2], "opts": list(args.opts), "eval_only": False}
     train.run(argparse.Namespace(**{**vars(args), **final}))
 
 
