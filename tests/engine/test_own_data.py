@@ -62,6 +62,7 @@ def test_a_folder_of_label_images(label_folder, tmp_path, monkeypatch, capsys):
     run = tmp_path / "output" / "cells_fcis"
     assert "training: cells_train, 6 images" in printed and "validation: cells_val, 2 images" in printed
     assert "method: fcis, because" in printed and "held out" in printed
+    assert "2 iterations of 1 images" in printed and "SOLVER.MAX_ITER: 2 (given)" in printed
     assert "Validation after iteration 1: mask AP" in printed and "tellapart report output/cells_fcis" in printed
     assert "Running with full config" not in printed and "DONE (t=" not in printed
     assert "Running with full config" in (run / "log.txt").read_text()
@@ -96,7 +97,7 @@ def test_two_stages_and_a_start_from_weights(tiny_set, tmp_path, capsys):
     name = "backbone.bottom_up.stem.conv1.weight"
     assert not torch.equal(first[name], last[name]) and torch.allclose(first[name], last[name], atol=0.01)
     # From the trained model to two other categories; its own config is the base.
-    other = ["train", "--train", f"third={data}", "--val", f"fourth={data}", "--init", str(run)]
+    other = ["train", "--register", f"third={data}", "--train", "third", "--val", f"fourth={data}", "--init", str(run)]
     main([*other, "--output", str(tmp_path / "tuned"), *SHORT])
     tuned = yaml.safe_load((tmp_path / "tuned" / "train.yaml").read_text())
     assert tuned["_BASE_"] == str(run / "config.yaml") and tuned["MODEL"]["WEIGHTS"].startswith(str(run))

@@ -28,10 +28,10 @@ from ..files import atomic_file, write_json
 from ..inference.run_folder import find_model
 from ..model_zoo import get_config_file
 from . import train
-from .config_checks import load_config
+from .config_checks import load_config, register_from_flags
 from .job_runner import in_parallel, run_training
 from .launch import under_torchrun
-from .own_settings import Settings, Stage, Start, choose_method, choose_settings
+from .own_settings import Settings, Start, choose_method, choose_settings
 
 _VAL_FRACTION = 0.2
 _SPLIT_SEED = 0
@@ -46,13 +46,13 @@ class _Data:
 
     Attributes:
         train, val: registered names.
-        flags: of ``tellapart train``, which register them.
+        registered: values of ``--register`` for them.
         held_out: the folder of their files, if the validation set was held out from the training set.
     """
 
     train: str
     val: str
-    flags: list[str]
+    registered: list[str]
     held_out: Path | None = None
 
 
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
         InputError: flags contradict each other, the data cannot be read, or the output folder has a run already.
     """
     _check_flags(args)
+    register_from_flags(args.register)
     train_name = register_argument(args.train)
     start = _start(args.init, args.method) if args.init else None
     method, reason = _method(read_dataset(train_name), args.method, start)
@@ -81,11 +82,12 @@ def run(args: argparse.Namespace) -> None:
         )
     *first, last = _write_configs(settings, data, output)
     if os.environ.get("RANK", "0") == "0":
-        print(_describe(settings, reason, data, contents, output), flush=True)
+        print(_describe(settings, reason, data, contents, output, args.opts), flush=True)
     for stage in first:
         _train_first(stage, data, args)
-    # The flags are for processes that this one starts.
-    final = {"config_file": str(last), "register": data.flags[1::2], "opts": list(args.opts), "eval_only": False}
+    # Processes that this one starts have to register the data sets again.
+    registered = [*args.register, *data.registered]
+    final = {"config_file": str(last), "register": registered, "opts": list(args.opts), "eval_only": False}
     train.run(argparse.Namespace(**{**vars(args), **final}))
 
 
@@ -113,7 +115,7 @@ def _open_data(name: str, val: str | None, output: Path, resume: bool) -> _Data:
         val_name = register_argument(val)
         if val_name == name:
             raise InputError(f"--train and --val are the same data set, {name}: leave out --val for a split")
-        return _Data(name, val_name, [flag for one in (name, val_name) for flag in _flag(one)])
+        return _Data(name, val_name, [*_register_flag(name), *_register_flag(val_name)])
     content = read_dataset(name)
     if not content.json_file:
         raise InputError(f"{content.where} is not from a COCO file and cannot be split: name a --val data set")
@@ -127,14 +129,14 @@ def _open_data(name: str, val: str | None, output: Path, resume: bool) -> _Data:
     for path in files.values():
         register_coco_folder(path.stem, str(path), image_root)
     names = [path.stem for path in files.values()]
-    return _Data(*names, [flag for one in names for flag in _flag(one)], output / "data")
+    return _Data(*names, [*_register_flag(names[0]), *_register_flag(names[1])], output / "data")
 
 
-def _flag(name: str) -> list[str]:
-    """Return ``--register`` and its value for a data set in COCO format; nothing for others, which are built in."""
+def _register_flag(name: str) -> list[str]:
+    """Return the value of ``--register`` for a data set in COCO format; nothing for others, which are built in."""
     metadata = MetadataCatalog.get(name)
     json_file, image_root = metadata.get("json_file", ""), metadata.get("image_root", None)
-    return ["--register", f"{name}={os.path.abspath(json_file)}:{os.path.abspath(image_root)}"] if json_file else []
+    return [f"{name}={os.path.abspath(json_file)}:{os.path.abspath(image_root)}"] if json_file else []
 
 
 def _method(content: DatasetContent, method: str | None, start: Start | None) -> tuple[str, str]:
@@ -228,7 +230,10 @@ def _nested(options: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _describe(settings: Settings, reason: str, data: _Data, contents: dict[str, DatasetContent], output: Path) -> str:
+def _describe(
+    settings: Settings, reason: str, data: _Data, contents: dict[str, DatasetContent], output: Path,
+    opts: Sequence[str],
+) -> str:  # fmt: skip
     """Return what the training will do, line by line."""
     lines = []
     for what, name in (("training", data.train), ("validation", data.val)):
@@ -247,14 +252,15 @@ def _describe(settings: Settings, reason: str, data: _Data, contents: dict[str, 
         which = f"stage {number} of {len(settings.stages)}: " if len(settings.stages) > 1 else ""
         folder = output if number == len(settings.stages) else output / _FIRST_STAGE
         lines.append(f"{which}{folder / _CONFIG_FILE}, from {stage.base}:")
-        lines += [f"  {key}: {value}" for key, value in stage.options.items()]
-        lines.append(f"  {_duration(stage)}")
+        given = dict(zip(opts[::2], opts[1::2]))
+        options = {**stage.options, **{key: f"{value} (given)" for key, value in given.items()}}
+        lines += [f"  {key}: {value}" for key, value in options.items()]
+        lines.append(f"  {_duration({**stage.options, **given})}")
     lines.append("The expected time is in the log after 20 iterations.")
     return "\n".join(lines)
 
 
-def _duration(stage: Stage) -> str:
-    options = stage.options
+def _duration(options: dict[str, Any]) -> str:
     return (
         f"{options['SOLVER.MAX_ITER']} iterations of {options['SOLVER.IMS_PER_BATCH']} images, validation every "
         f"{options['TEST.EVAL_PERIOD']}"
@@ -266,7 +272,8 @@ def _train_first(config: Path, data: _Data, args: argparse.Namespace) -> None:
     folder = config.parent
     if args.resume and (folder / "model_final.pth").is_file():
         return
-    flags = [*data.flags, "--num-gpus", str(args.num_gpus), "--num-machines", str(args.num_machines)]
+    flags = [word for text in (*args.register, *data.registered) for word in ("--register", text)]
+    flags += ["--num-gpus", str(args.num_gpus), "--num-machines", str(args.num_machines)]
     flags += ["--machine-rank", str(args.machine_rank), "--dist-url", args.dist_url]
     kept = [pair for pair in zip(args.opts[::2], args.opts[1::2]) if pair[0] not in ("OUTPUT_DIR", "MODEL.WEIGHTS")]
     options = [word for pair in kept for word in pair]
