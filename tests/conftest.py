@@ -13,6 +13,7 @@ import tellapart  # noqa: F401  (puts the embedded detectron2 on the path where 
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("TELLAPART_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -38,6 +39,17 @@ def loggers_as_before():
     for logger, (handlers, propagate, level) in zip(loggers, before):
         logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+@pytest.fixture
+def own_catalogs(monkeypatch, tmp_path):
+    """Data sets that a test registers are removed at its end, and the cache folder is a new one."""
+    monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path / "cache"))
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 @pytest.fixture(scope="session")

@@ -12,21 +12,12 @@ from tellapart.errors import InputError
 import numpy as np
 import pytest
 import tifffile
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("own_catalogs")
 LABELS = np.zeros((20, 30), np.uint16)
 LABELS[2:8, 3:9], LABELS[8:12, 3:9], LABELS[15:18, 20:30] = 1, 2, 700
-
-
-@pytest.fixture(autouse=True)
-def own_catalogs(monkeypatch, tmp_path):
-    monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path / "cache"))
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def write(images: Path, labels: Path, suffix: str, names: str = "ab") -> None:

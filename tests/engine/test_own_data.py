@@ -16,23 +16,13 @@ import pytest
 import tifffile
 import torch
 import yaml
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as coco_mask
 from torch.utils.tensorboard import SummaryWriter
 
+pytestmark = pytest.mark.usefixtures("own_catalogs")
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.IMS_PER_BATCH", "1", "DATALOADER.NUM_WORKERS", "0",
          "INPUT.MIN_SIZE_TRAIN", "[64]", "INPUT.MIN_SIZE_TEST", "64"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def own_catalogs(monkeypatch, tmp_path):
-    monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path / "cache"))
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ..errors import InputError
@@ -60,36 +62,41 @@ def picture(pixels: np.ndarray, text: str, lossless: bool = False) -> Markup:
     )
 
 
-def chart(title: str, x_label: str, y_label: str, lines: dict[str, tuple], **options: Any) -> Markup:
+def chart(
+    title: str, x_label: str, y_label: str, lines: dict[str, tuple], *, points: bool = False, diagonal: bool = False,
+    marks: dict[str, float] | None = None, limits: tuple[float, float] | None = None, log: bool = False,
+) -> Markup:  # fmt: skip
     """Return a chart as an SVG element.
 
     Args:
         title, x_label, y_label: its texts.
         lines: by name, x and y of each line.
-        **options: ``points`` draws points instead of lines; ``diagonal`` adds the line x = y; ``marks`` has vertical
-            lines, x by name; ``limits`` the range of y; ``log`` a logarithmic y axis.
+        points: draw points instead of lines.
+        diagonal: add the line x = y.
+        marks: vertical lines, x by name.
+        limits: the range of y.
+        log: a logarithmic y axis.
     """
-    from matplotlib import rc_context
-
+    marks = marks or {}
     with rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.subplots()
         for (name, (x, y)), color in zip(lines.items(), _COLORS * (1 + len(lines) // len(_COLORS))):
-            if options.get("points"):
+            if points:
                 axes.scatter(x, y, s=14, alpha=0.6, color=color, label=name, linewidths=0)
             else:
                 axes.plot(x, y, color=color, label=name, linewidth=1.5, marker="." if len(x) < 30 else None)
-        for name, x in options.get("marks", {}).items():
+        for name, x in marks.items():
             axes.axvline(x, color="#555555", linestyle="--", linewidth=1, label=name)
-        if options.get("diagonal"):
+        if diagonal:
             end = max([1.0, *(float(np.max(values, initial=0)) for line in lines.values() for values in line)])
             axes.plot([0, end], [0, end], color="#555555", linestyle="--", linewidth=1)
-        if "limits" in options:
-            axes.set_ylim(*options["limits"])
-        if options.get("log"):
+        if limits is not None:
+            axes.set_ylim(*limits)
+        if log:
             axes.set_yscale("log")
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        if len(lines) + len(options.get("marks", {})) > 1:
+        if len(lines) + len(marks) > 1:
             axes.legend(fontsize=7 if len(lines) > 4 else 8, ncols=1 + len(lines) // 4)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
@@ -101,7 +108,7 @@ def _inline_svg(text: str, title: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    prefix = f"c{abs(hash(text)) % 10**8}-"  # ids are those of one page
+    prefix = f"c{zlib.crc32(text.encode()):08x}-"  # a page has several charts
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}", svg)
     return Markup(svg).replace("<svg ", Markup('<svg role="img" aria-label="{}" ').format(title), 1)

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..data.coco_folder import register_coco_folder
 from ..data.image_reading import ImageReader
+from ..data.statistics import evenly_spread
 from ..engine.config_checks import load_config
 from ..engine.model_info import ModelInfo
 from ..errors import InputError
@@ -53,11 +54,14 @@ def write_report(
         compare_image(evaluation.content, record, found, predictor.threshold, predictor.class_agnostic)
         for record, found in zip(evaluation.content.records, evaluation.detections)
     ]
-    pictures = _pictures(comparisons, predictor.reader)
+    pictures, num_left_out = _pictures(comparisons, predictor.reader)
+    notes = predictor.limits.notes()
+    if num_left_out:
+        notes.append(f"{num_left_out} images of more than {_MAX_PICTURE_PIXELS / 1e6:.0f} megapixels are not drawn")
     warnings = [*predictor.limits.warnings(), *_leaks(predictor.cfg, name)]
     write_page(
         path, "report.html", title=f"{Path(run_folder).resolve().name} on {name}", summary=predictor.summary(),
-        notes=predictor.limits.notes(), warnings=warnings, run=str(run_folder), data=evaluation.content.where,
+        notes=notes, warnings=warnings, run=str(run_folder), data=evaluation.content.where,
         num_images=evaluation.num_images, num_objects=sum(len(one.true_rles) for one in comparisons),
         measures=_rounded(measure_table(evaluation)), errors=_error_table(comparisons), pictures=pictures,
         legend=legend([CORRECT, *KINDS]), curves=_curves(evaluation), counts=_count_chart(comparisons),
@@ -111,16 +115,18 @@ def _error_table(comparisons: list[ImageComparison]) -> list[tuple[str, str, int
     ]
 
 
-def _pictures(comparisons: list[ImageComparison], reader: ImageReader) -> dict[str, list[tuple[str, Markup]]]:
-    """Return the worst and the best images, as caption and picture."""
+def _pictures(
+    comparisons: list[ImageComparison], reader: ImageReader
+) -> tuple[dict[str, list[tuple[str, Markup]]], int]:
+    """Return the worst and the best images, as caption and picture, and the number of those that are too large."""
+    total = len(comparisons)
+    comparisons = [one for one in comparisons if _can_be_drawn(one)]
     order = sorted(range(len(comparisons)), key=lambda i: (comparisons[i].f1, -len(comparisons[i].true_rles)))
     num_worst = min(_NUM_WORST, math.ceil(len(order) / 2))
     best = [i for i in order[num_worst:][::-1] if comparisons[i].true_rles][:_NUM_BEST]
     chosen = {"worst": order[:num_worst], "best": best}
-    return {
-        title: [_card(comparisons[i], reader) for i in index if _can_be_drawn(comparisons[i])]
-        for title, index in chosen.items()
-    }
+    cards = {title: [_card(comparisons[i], reader) for i in index] for title, index in chosen.items()}
+    return cards, total - len(comparisons)
 
 
 def _can_be_drawn(comparison: ImageComparison) -> bool:
@@ -152,9 +158,11 @@ def _curves(evaluation: Evaluation) -> list[Markup]:
             lines[title] = scores, tp / total, tp / np.maximum(tp + fp, 1), 2 * tp / np.maximum(tp + fp + total, 1)
     if not lines:
         return []
-    thinned = {title: [column[_spread(len(column))] for column in columns] for title, columns in lines.items()}
-    precision = {title: (recall, precision) for title, (_, recall, precision, _) in thinned.items()}
-    f1 = {title: (scores, f1) for title, (scores, _, _, f1) in thinned.items()}
+    for title, columns in lines.items():
+        shown = evenly_spread(len(columns[0]), _MAX_POINTS)
+        lines[title] = tuple(column[shown] for column in columns)
+    precision = {title: (recall, precision) for title, (_, recall, precision, _) in lines.items()}
+    f1 = {title: (scores, f1) for title, (scores, _, _, f1) in lines.items()}
     return [
         chart("Precision over recall", "recall", "precision", precision, limits=(0, 1.02)),
         chart(
@@ -181,10 +189,6 @@ def pooled_matches(coco_eval: COCOeval, iou_index: int) -> tuple[np.ndarray, np.
     order = np.argsort(-scores, kind="stable")
     total = sum(int((np.asarray(one["gtIgnore"]) == 0).sum()) for one in images)
     return scores[order], is_true[order].cumsum(), (1 - is_true[order]).cumsum(), total
-
-
-def _spread(length: int) -> np.ndarray:
-    return np.unique(np.linspace(0, length - 1, min(length, _MAX_POINTS)).round().astype(int))
 
 
 def _category_table(evaluation: Evaluation) -> list[list[str]]:
