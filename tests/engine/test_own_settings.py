@@ -92,6 +92,7 @@ def test_many_objects_and_categories():
     assert chosen["TEST.DETECTIONS_PER_IMAGE"] == 1050 and chosen["MODEL.RPN.POST_NMS_TOPK_TEST"] == 2100
     assert chosen["MODEL.RPN.PRE_NMS_TOPK_TEST"] >= 2100
     many = choose_settings([str(i) for i in range(80)], objects, True, "fcis").stages[-1].options
+    assert 0.4 < many["SOLVER.MAX_ITER"] / chosen["SOLVER.MAX_ITER"] < 0.6
     assert many["MODEL.FCIS.GRID_SIZE"] == 3 and many["MODEL.ROI_HEADS.NUM_CLASSES"] == 80
 
 

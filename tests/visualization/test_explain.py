@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from tellapart.inference.predictor import Predictor
 from tellapart.visualization.explain import _candidates, _voters, write_explanation
 from tellapart_cli import main
@@ -12,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from browser import check_alone, check_in_browser, needs_browser
 from robustness.run import one_set
 
 PARTS = {
@@ -37,7 +36,7 @@ def test_pages_of_all_models(model, run_folder, tmp_path, capsys):
     assert "instance 1 of " in capsys.readouterr().out
     text = page.read_text()
     assert all(part in text for part in PARTS[model])
-    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text) and "<script" not in text
+    check_alone(text)
     assert text.count("<img ") >= (1 if model == "mask_rcnn" else 3) and page.stat().st_size < 5_000_000
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--threshold", "0.0", "--instance", "9999", *more])
@@ -74,3 +73,12 @@ def test_the_votes_give_the_mask(run_folder):
     assert number >= 1 and len(panels) == 3
     red = np.abs(panels[2].astype(int) - cv2.cvtColor(cv2.cvtColor(panels[2], cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR))
     assert (red.max(2) > 40).any()  # the mask is drawn
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(run_folder, tmp_path, width):
+    folder = run_folder("fcis")
+    page = tmp_path / "page.html"
+    write_explanation(Predictor(folder / "output", threshold=0.0, tile="off"), first_image(folder), page)
+    check_in_browser(page, tmp_path, width)

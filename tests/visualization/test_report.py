@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 from tellapart.data.data_argument import register_argument
@@ -15,9 +13,8 @@ from tellapart_cli import main
 
 import numpy as np
 import pytest
+from browser import check_alone, check_in_browser, needs_browser
 from robustness.run import one_set
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +36,6 @@ def page(run_folder, tmp_path_factory) -> tuple[Path, Path]:
         ]
     )
     return path, folder / "output"
-
-
-def check_alone(text: str) -> None:
-    """Check that a page loads nothing: all its sources and links are data or parts of the page."""
-    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)
-    assert "@import" not in text and not re.findall(r"url\((?!#)", text) and "<script" not in text
 
 
 def test_the_page_has_all_parts(page):
@@ -105,22 +96,7 @@ def test_a_model_without_validation_data(run_folder, capsys, tmp_path):
     assert stopped.value.code == 2 and "name annotated images with --data" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt install chromium)")
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_in_a_browser(page, tmp_path, width):
-    """No message on the console, and no part is wider than the window. A frame, as windows are at least 500 px wide."""
-    frame = tmp_path / "frame.html"
-    script = (
-        "document.title = frames[0].document.documentElement.scrollWidth + ' ' + frames[0].document.images.length "
-        "+ ' ' + [...frames[0].document.images].filter(one => !one.naturalWidth).length"
-    )
-    frame.write_text(f'<iframe src="file://{page[0]}" width="{width}" height="900" onload="{script}"></iframe>')
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom",
-             "--enable-logging=stderr", "--allow-file-access-from-files"]  # fmt: skip
-    flags.append(f"--user-data-dir={tmp_path / 'profile'}")
-    run = subprocess.run([CHROMIUM, *flags, f"file://{frame}"], capture_output=True, text=True, timeout=120)
-    title = re.search(r"<title>(\d+) (\d+) (\d+)</title>", run.stdout)
-    assert title, run.stderr[-2000:]
-    scroll_width, num_images, num_broken = (int(one) for one in title.groups())
-    assert scroll_width <= width and num_images >= 1 and num_broken == 0
-    assert "CONSOLE" not in run.stderr
+    check_in_browser(page[0], tmp_path, width)

@@ -34,6 +34,9 @@ _TILE_SIDE = 800
 _PIXELS_PER_BATCH, _LARGEST_BATCH = {"fcis": 230_000, "maskrcnn": 230_000, "semiconv": 200_000}, 8
 # Pixels that a training sees: 100 million are about 400 iterations of 4 images of 256 px.
 _PIXELS_SEEN = {"fcis": 100e6, "maskrcnn": 110e6, "semiconv": 150e6}
+# FCIS has 2 k^2 (categories + 1) score maps: above the first number an iteration takes longer, at the second twice as
+# long.
+_CHEAP_MAPS, _MAPS_OF_DOUBLE_TIME = 400, 1400
 _SECOND_STAGE = 0.5  # of the iterations of the first
 _ITERATIONS = (200, 1500)
 _NUM_EVALUATIONS = 4  # during a training, the last one at its end
@@ -117,7 +120,10 @@ def choose_settings(
         else:
             options.update({"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64, "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5})
     batch = _round_up(min(max(_PIXELS_PER_BATCH[method] / scale.train_pixels, 2), _LARGEST_BATCH), world_size)
-    iterations = np.clip(_PIXELS_SEEN[method] / (batch * scale.train_pixels), *_ITERATIONS)
+    iterations = _PIXELS_SEEN[method] / (batch * scale.train_pixels)
+    if method == "fcis":
+        iterations /= _cost(len(classes))
+    iterations = np.clip(iterations, *_ITERATIONS)
     options["SOLVER.IMS_PER_BATCH"] = batch
     if start is not None:
         options.update({"MODEL.WEIGHTS": start.weights, "SOLVER.BASE_LR": 0.001 * _FINE_TUNED_LR})
@@ -165,6 +171,12 @@ def _limits(objects: Objects, method: str) -> dict[str, Any]:
 def _grid(num_classes: int) -> dict[str, Any]:
     _, grid_size, resolution = next(one for one in _GRIDS if num_classes <= one[0])
     return {"MODEL.FCIS.GRID_SIZE": grid_size, "MODEL.FCIS.RESOLUTION": resolution}
+
+
+def _cost(num_classes: int) -> float:
+    """Return the time of an iteration of FCIS against that with few categories."""
+    num_maps = 2 * _grid(num_classes)["MODEL.FCIS.GRID_SIZE"] ** 2 * (num_classes + 1)
+    return 1.0 + max(0, num_maps - _CHEAP_MAPS) / (_MAPS_OF_DOUBLE_TIME - _CHEAP_MAPS)
 
 
 def _channels(number: int) -> dict[str, Any]:
