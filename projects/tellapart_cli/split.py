@@ -27,10 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Split, and print what each part has."""
-    from tellapart.data.coco_json import parse_coco_json
     from tellapart.data.data_argument import register_argument
     from tellapart.data.reader import read_dataset
-    from tellapart.data.split import split_coco
+    from tellapart.data.split import split_dataset
     from tellapart.errors import InputError
     from tellapart.files import write_json
 
@@ -38,11 +37,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--names has {len(args.names)} names for {len(args.fractions)} fractions")
     name = register_argument(args.data)
     content = read_dataset(name)
-    if not content.json_file or not content.has_annotations:
-        raise InputError(f"{content.where} cannot be split: expected a COCO file with annotations")
+    parts = split_dataset(content, args.fractions, args.seed)
     json_file = Path(content.json_file)
-    coco = content.coco or parse_coco_json(content.where, content.json_file)[0]
-    parts = split_coco(coco, args.fractions, args.seed)
     for part, part_name in zip(parts, args.names):
         path = (args.output or json_file.parent) / f"{json_file.stem}_{part_name}.json"
         write_json(path, part)

@@ -52,6 +52,15 @@ def register_coco_folder(name: str, json_file: str, image_root: str) -> None:
     MetadataCatalog.get(name).set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
 
 
+def registered_files(name: str) -> tuple[str, str] | None:
+    """Return the absolute paths of a registered data set's COCO file and image folder; None if it has none."""
+    metadata = MetadataCatalog.get(name)
+    json_file, image_root = metadata.get("json_file", None), metadata.get("image_root", None)
+    if not json_file or image_root is None:
+        return None
+    return os.path.abspath(json_file), os.path.abspath(image_root)
+
+
 def parse_register_flag(text: str) -> tuple[str, str, str]:
     """Split the value of ``--register``, "NAME=JSON:IMAGES", into (name, JSON path, image folder); expand ``~``.
 

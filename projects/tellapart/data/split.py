@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import InputError
+from .coco_json import parse_coco_json
+from .content import DatasetContent
 
 
 def check_fractions(fractions: Sequence[float], num_images: int) -> None:
@@ -95,3 +97,14 @@ def split_coco(content: dict, fractions: Sequence[float], seed: int = 0) -> list
         }
         for kept in ids
     ]
+
+
+def split_dataset(content: DatasetContent, fractions: Sequence[float], seed: int = 0) -> list[dict]:
+    """Split a data set as it was read: see :func:`split_coco`.
+
+    Raises:
+        InputError: it is not from a COCO file with annotations; or see :func:`check_fractions`.
+    """
+    if not content.json_file or not content.has_annotations:
+        raise InputError(f"{content.where} cannot be split: expected a COCO file with annotations")
+    return split_coco(content.coco or parse_coco_json(content.where, content.json_file)[0], fractions, seed)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
 
 from .. import model_zoo
 from ..config import RENAMED_KEYS, RENAMED_VALUES, add_config
-from ..data.coco_folder import parse_register_flag, register_coco_folder
+from ..data.coco_folder import parse_register_flag, register_coco_folder, registered_files
 from ..data.data_argument import register_argument
 from ..data.loader import follow_bit_depth, follow_mask_format, read_datasets
 from ..errors import InputError, did_you_mean
@@ -71,11 +71,7 @@ def _is_registered(name: str, json_file: str, image_root: str) -> bool:
     """Return whether a data set of this name and these files is registered."""
     if name not in DatasetCatalog.list():
         return False
-    metadata = MetadataCatalog.get(name)
-    known = metadata.get("json_file", ""), metadata.get("image_root", "")
-    return [os.path.abspath(path or "") for path in known] == [
-        os.path.abspath(path) for path in (json_file, image_root)
-    ]
+    return registered_files(name) == (os.path.abspath(json_file), os.path.abspath(image_root))
 
 
 def find_config_file(path_or_name: str) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 
+from ..data.coco_folder import registered_files
 from ..data.content import DatasetContent
 from ..data.statistics import Objects
 from ..errors import InputError
@@ -55,7 +55,8 @@ class ModelInfo:
     def of_training(cls, cfg: CfgNode, contents: Sequence[DatasetContent]) -> ModelInfo:
         """Measure the training sets of a config."""
         classes = ["object"] if is_class_agnostic(cfg) else list(contents[0].classes)
-        datasets = _dataset_files([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        files = {name: registered_files(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
+        datasets = {name: list(paths) for name, paths in files.items() if paths}
         objects = Objects.from_records([record for content in contents for record in content.records])
         factors = resize_factors(cfg, objects.image_sizes)
         if not len(objects):
@@ -103,16 +104,6 @@ class ModelInfo:
             InputError: the file cannot be written.
         """
         write_json(os.path.join(folder, FILE_NAME), dataclasses.asdict(self))
-
-
-def _dataset_files(names: Sequence[str]) -> dict[str, list[str]]:
-    files = {}
-    for name in names:
-        metadata = MetadataCatalog.get(name)
-        json_file, image_root = metadata.get("json_file", None), metadata.get("image_root", None)
-        if json_file and image_root is not None:
-            files[name] = [os.path.abspath(json_file), os.path.abspath(image_root)]
-    return files
 
 
 def is_class_agnostic(cfg: CfgNode) -> bool:

@@ -13,15 +13,13 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from ..data.coco_folder import register_coco_folder
-from ..data.coco_json import parse_coco_json
+from ..data.coco_folder import register_coco_folder, registered_files
 from ..data.content import DatasetContent
 from ..data.data_argument import register_argument
 from ..data.image_reading import ImageReader
 from ..data.reader import read_dataset
-from ..data.split import split_coco
+from ..data.split import split_dataset
 from ..data.statistics import Objects, evenly_spread, measure_masks
 from ..errors import InputError
 from ..files import atomic_file, write_json
@@ -119,11 +117,10 @@ def _open_data(name: str, val: str | None, output: Path, resume: bool) -> _Data:
     content = read_dataset(name)
     if not content.json_file:
         raise InputError(f"{content.where} is not from a COCO file and cannot be split: name a --val data set")
-    image_root = os.path.abspath(MetadataCatalog.get(name).image_root)
+    _, image_root = registered_files(name)
     files = {part: output / "data" / f"{name}_{part}.json" for part in ("train", "val")}
     if not (resume and all(path.is_file() for path in files.values())):
-        coco = content.coco or parse_coco_json(content.where, content.json_file)[0]
-        parts = split_coco(coco, (1 - _VAL_FRACTION, _VAL_FRACTION), _SPLIT_SEED)
+        parts = split_dataset(content, (1 - _VAL_FRACTION, _VAL_FRACTION), _SPLIT_SEED)
         for path, part in zip(files.values(), parts):
             write_json(path, part)
     for path in files.values():
@@ -134,9 +131,8 @@ def _open_data(name: str, val: str | None, output: Path, resume: bool) -> _Data:
 
 def _register_flag(name: str) -> list[str]:
     """Return the value of ``--register`` for a data set in COCO format; nothing for others, which are built in."""
-    metadata = MetadataCatalog.get(name)
-    json_file, image_root = metadata.get("json_file", ""), metadata.get("image_root", None)
-    return [f"{name}={os.path.abspath(json_file)}:{os.path.abspath(image_root)}"] if json_file else []
+    files = registered_files(name)
+    return [f"{name}={files[0]}:{files[1]}"] if files else []
 
 
 def _method(content: DatasetContent, method: str | None, start: Start | None) -> tuple[str, str]:

@@ -98,9 +98,8 @@ def _setup(args: argparse.Namespace) -> CfgNode:
     check_weights(cfg, resume=args.resume, needed=args.eval_only)
     cfg = check_datasets(cfg, [] if args.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     cfg.freeze()
-    if _is_quiet(args):
-        logging.getLogger("detectron2").addFilter(_show_only_progress)
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))
+    with _quiet_console() if _is_quiet(args) else contextlib.nullcontext():
+        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tellapart", abbrev_name="tp")
     if comm.is_main_process() and not args.eval_only:
         _write_model_info(cfg, args.resume, config_file)
@@ -134,6 +133,17 @@ def _log_next_steps(cfg: CfgNode) -> None:
 def _is_quiet(args: argparse.Namespace) -> bool:
     """Return whether the console shows only progress and results: training on own data, without a config file."""
     return bool(getattr(args, "train", None))
+
+
+@contextlib.contextmanager
+def _quiet_console() -> Iterator[None]:
+    """Filter the console handlers that the block makes; later trainings in this process make their own."""
+    logger = logging.getLogger("detectron2")
+    logger.addFilter(_show_only_progress)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_show_only_progress)
 
 
 def _show_only_progress(record: logging.LogRecord) -> bool:

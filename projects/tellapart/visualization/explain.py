@@ -17,7 +17,17 @@ from ..fcis.mask_voting import vote
 from ..inference.image_model import to_detections
 from ..inference.predictor import Predictor
 from ..instance_fcn import InstanceFCN
-from .drawing import add_caption, blend_mask, brighten, draw_box, draw_instances, heatmap, palette, resize_longest
+from .drawing import (
+    add_caption,
+    blend_mask,
+    brighten,
+    draw_box,
+    draw_instances,
+    heatmap,
+    input_to_picture,
+    palette,
+    resize_longest,
+)
 from .embedding_pictures import embedding_panels, has_embeddings
 from .page import picture, write_page
 from .score_maps import fcis_region_panels, instance_fcn_panels
@@ -177,8 +187,7 @@ def _voters(
     one_each = torch.eye(len(weights))
     masks = vote(candidates.mask_probs[is_voter], boxes.tensor[is_voter], one_each, size, threshold).float()
     average = ((weights[:, None, None] * masks).sum(0) / weights.sum()).numpy()
-    pixels = np.ascontiguousarray(inputs["image"].numpy()[[0, 1, 2] if model.input_format == "BGR" else [2, 1, 0]])
-    image = brighten(np.ascontiguousarray(pixels.transpose(1, 2, 0)).astype(np.uint8))[0]
+    image = brighten(input_to_picture(inputs["image"], model.input_format))[0]
     crop = _Crop.around(boxes.tensor[index].numpy(), size)
     with_boxes = crop.of(image)
     for voter, weight in zip(boxes.tensor[is_voter].numpy(), (weights / weights.max()).tolist()):
