@@ -164,7 +164,7 @@ def test_two_processes(label_folder, tmp_path):
         "-m",
         "torch.distributed.run",
         "--nproc_per_node=2",
-        "--master_port=29541",
+        "--standalone",
         "-m",
         "tellapart",
     ]
