@@ -65,7 +65,7 @@ def slow_pooled_cell(plane, box, scale, i, j, m):
 
     def pixels(low, high, cell, length):
         start = low * number(scale)
-        step = max((high + number(1)) * number(scale) - start, number(0.1)) / number(m)
+        step = max(high * number(scale) - start, number(0.1)) / number(m)
         first, end = math.floor(number(cell) * step + start), math.ceil(number(cell + 1) * step + start)
         return [p for p in range(first, end) if 0 <= p < length]
 
@@ -136,11 +136,11 @@ def test_aligned_samples_are_clamped_to_the_border_up_to_one_pixel_outside():
     assert transposed.flatten().tolist() == pytest.approx(expected)
 
 
-def test_pool_rounds_halves_away_from_zero_and_counts_the_last_pixel():
+def test_pool_rounds_halves_away_from_zero():
     maps = 2.0 ** torch.arange(8.0).expand(1, 1, 1, 8)
-    boxes = {(0.5, 1.5): [1, 2], (1.5, 2.5): [2, 3], (2.49, 3.5): [2, 3, 4], (-0.5, 0.4): [0], (-2.5, -0.49): [0],
-             (-2.5, -0.5): [], (6.5, 7.5): [7], (7.5, 9): [], (3, 3): [3], (6, 3): [6]}  # fmt: skip
-    rois = torch.tensor([[0, low, 0, high, 0] for low, high in boxes])
+    boxes = {(0.5, 2.5): [1, 2], (1.5, 3.5): [2, 3], (2.49, 4.5): [2, 3, 4], (-0.5, 1.4): [0], (-2.5, 0.5): [0],
+             (-2.5, 0.49): [], (6.5, 8.5): [7], (7.5, 10): [], (3, 4): [3], (3, 3): [3], (6, 4): [6]}  # fmt: skip
+    rois = torch.tensor([[0, low, 0, high, 1] for low, high in boxes])
     expected = [sum(2.0**p for p in pixels) / max(1, len(pixels)) for pixels in boxes.values()]
     assert assemble(maps, rois, 1.0, 1, 1, "pool").flatten().tolist() == pytest.approx(expected)
 
@@ -148,14 +148,14 @@ def test_pool_rounds_halves_away_from_zero_and_counts_the_last_pixel():
 def test_pooled_regions_have_a_minimal_side():
     """0.1 feature pixels: from 0.905 to 1.005 these are two pixels, from 0.895 to 0.995 one. Also of inverted boxes."""
     maps = torch.tensor([1.0, 2, 4]).expand(1, 1, 3, 3)
-    rois = torch.tensor([[0.0, low, 0, high, 0] for low, high in ((905, 905), (895, 895), (905, 100), (895, 100))])
+    rois = torch.tensor([[0.0, low, 0, high, 1] for low, high in ((905, 906), (895, 896), (905, 100), (895, 100))])
     assert assemble(maps, rois, 1 / 1000, 1, 1, "pool").flatten().tolist() == [1.5, 1, 1.5, 1]
 
 
 def test_pooled_cells_share_the_pixel_between_them():
     """Three pixels in two cells, 0 to 1.5 and 1.5 to 3: each cell averages two pixels of the map of its bin."""
     maps = torch.tensor([[1.0, 2, 4, 99], [10, 20, 40, 99]]).repeat(2, 1).view(1, 4, 1, 4)
-    got = assemble(maps, torch.tensor([[0.0, 0, 0, 2, 0]]), 1.0, 2, 2, "pool")
+    got = assemble(maps, torch.tensor([[0.0, 0, 0, 3, 1]]), 1.0, 2, 2, "pool")
     assert got.tolist() == [[[[1.5, 30], [1.5, 30]]]]
 
 

@@ -15,10 +15,9 @@ Tensors are renamed, and these are also rearranged:
 
 Batch norm is copied unchanged, since epsilon is 1e-5 in both.
 
-The weights need this config: PIXEL_MEAN (103.06, 115.90, 123.15), PIXEL_STD 1, STRIDE_IN_1X1, RES5_DILATION 2,
-RPN.CONV_DIMS [512] and ANCHOR_GENERATOR.OFFSET 0.5. Small differences remain, so results are close but not equal: in
-the release the max pooling of the stem has no padding (and rounds sizes up), a box includes its last pixel (so it is
-one pixel wider), and the sides of anchors are rounded to whole pixels.
+The config for the weights is written beside them, here fcis_coco.yaml: a config of configs/FCIS with this network. The
+checkpoint holds the values that the weights need as well, and loading it into a model with others gives a warning. With
+this config, the network computes what the authors' own computes: tools/compare_fcis_release.py shows it.
 """
 
 from __future__ import annotations
@@ -32,11 +31,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tellapart.engine.checkpoint import NEEDED_CONFIG
+from tellapart.engine.config_checks import load_config
 from tellapart.errors import InputError, first_few, run_command
 from tellapart.files import atomic_file
 
 import numpy as np
 import torch
+import yaml
 
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -60,6 +62,9 @@ HEADS = {
 }
 
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "FCIS"
+
+
 class Converted(NamedTuple):
     """
     A converted release.
@@ -68,11 +73,15 @@ class Converted(NamedTuple):
         model: float32 tensors by their names in this FCIS.
         summary: one line that describes the network.
         unused: why a tensor of the release is not used, by its name.
+        config: the values that the weights need, by full config key.
+        base_config: the file in configs/FCIS with the authors' settings.
     """
 
     model: dict[str, torch.Tensor]
     summary: str
     unused: dict[str, str]
+    config: dict[str, object]
+    base_config: str
 
 
 class _Reader:
@@ -263,12 +272,54 @@ def convert(params: dict[str, np.ndarray], grid_size: int = 7, num_ratios: int =
         unused[name] = copy if is_test_copy else "no such tensor in this model"
     sizes = f"{num_anchors // num_ratios} sizes x {num_ratios} ratios"
     network = f"ResNet-{depth}, {num_classes} classes, grid {grid_size} x {grid_size}, anchors of {sizes}"
-    return Converted(model, f"{len(params)} tensors: {network}", dict(sorted(unused.items())))
+    num_sizes = num_anchors // num_ratios
+    base = "fcis_R_101_voc_sds.yaml" if num_sizes == 3 else "fcis_R_101_ohem_coco.yaml"
+    config = needed_config(depth, num_classes, grid_size)
+    return Converted(model, f"{len(params)} tensors: {network}", dict(sorted(unused.items())), config, base)
+
+
+def needed_config(depth: int, num_classes: int, grid_size: int) -> dict[str, object]:
+    """Return the values that converted weights need, by full config key."""
+    return {
+        "INPUT.FORMAT": "BGR",
+        "MODEL.META_ARCHITECTURE": "FCIS",
+        "MODEL.PIXEL_MEAN": [103.06, 115.90, 123.15],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.BACKBONE.NAME": "build_fcis_release_resnet_backbone",
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+        "MODEL.RESNETS.RES5_DILATION": 2,
+        "MODEL.ANCHOR_GENERATOR.NAME": "WholeSideAnchorGenerator",
+        "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+        "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": [5.0, 5.0, 2.0, 2.0],
+        "MODEL.FCIS.GRID_SIZE": grid_size,
+        "MODEL.FCIS.SAMPLING": "pool",
+    }
+
+
+def config_text(converted: Converted, checkpoint: Path) -> str:
+    """Return the config file for a converted checkpoint: its base, the weights, and the values that the base lacks."""
+    base = load_config(str(CONFIGS / converted.base_config), [])
+    content: dict = {"_BASE_": str(CONFIGS / converted.base_config), "MODEL": {"WEIGHTS": str(checkpoint.resolve())}}
+    for full_key, value in converted.config.items():
+        *sections, key = full_key.split(".")
+        in_base, node = base, content
+        for section in sections:
+            in_base = in_base[section]
+        if in_base[key] != (tuple(value) if isinstance(in_base[key], tuple) else value):
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[key] = value
+    comment = f"# {checkpoint.name}: {converted.summary}. Written by tools/convert_fcis_mxnet.py.\n"
+    return comment + yaml.safe_dump(content, sort_keys=False)
 
 
 def convert_file(source: Path, output: Path, grid_size: int = 7, num_ratios: int = 3) -> Converted:
     """
-    Convert the `.params` file `source` and write the checkpoint `output`. After an error there is no partial output.
+    Convert the `.params` file `source`; write the checkpoint `output` and its config, `output` with the suffix .yaml.
+
+    After an error there is no partial output.
 
     Raises:
         InputError: a file can't be read, converted or written; the message names it.
@@ -279,9 +330,16 @@ def convert_file(source: Path, output: Path, grid_size: int = 7, num_ratios: int
         raise InputError(f"{source} can't be read: {error.strerror}") from error
     except InputError as error:
         raise InputError(f"{source} {error}") from error
+    content = {
+        "model": converted.model,
+        "__author__": "FCIS (msracver), converted from MXNet",
+        NEEDED_CONFIG: converted.config,
+    }
     try:
         with atomic_file(output, "wb") as file:
-            torch.save({"model": converted.model, "__author__": "FCIS (msracver), converted from MXNet"}, file)
+            torch.save(content, file)
+        with atomic_file(output.with_suffix(".yaml"), "w") as file:
+            file.write(config_text(converted, output))
     except OSError as error:
         raise InputError(f"{output} can't be written: {error.strerror}") from error
     return converted
@@ -304,7 +362,7 @@ def main() -> None:
     parser.add_argument("--num-ratios", type=int, default=3, help="number of aspect ratios of the anchors (default: 3)")
     args = parser.parse_args()
     print(report(convert_file(args.source, args.output, args.grid_size, args.num_ratios)))
-    print(f"wrote {args.output}")
+    print(f"wrote {args.output} and its config {args.output.with_suffix('.yaml')}")
 
 
 if __name__ == "__main__":

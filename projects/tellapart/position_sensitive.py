@@ -250,10 +250,10 @@ def pooled_samples(
 ) -> Samples:  # fmt: skip
     """Average whole feature pixels, as the PSRoI pooling of the authors' FCIS code.
 
-    The corners of a region are rounded to image pixels (halves away from zero), and its last pixel belongs to it. After
-    scaling, its height and width are at least 0.1 feature pixels. A cell is the average of the feature pixels from
-    floor(start) to ceil(end), clipped to the map; a cell without pixels is zero. Arguments and errors are those of
-    :func:`aligned_samples`.
+    The corners of a region are rounded to image pixels (halves away from zero). After scaling, its height and width are
+    at least 0.1 feature pixels. A cell is the average of the feature pixels from floor(start) to ceil(end), clipped to
+    the map; a cell without pixels is zero. Arguments and errors are those of :func:`aligned_samples`. In the authors'
+    code a region's x1, y1 is its last pixel, and 1 is added to it; here it is where the region ends.
 
     Returns:
         A varying number of samples per cell, with weights in the dtype of ``rois``.
@@ -266,7 +266,7 @@ def pooled_samples(
     def pixels_on_axis(low: Tensor, high: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Along one axis, the first pixel and the number of pixels of each cell, (R, m)."""
         start = (low * scale)[:, None]
-        side = ((high + 1) * scale)[:, None] - start
+        side = (high * scale)[:, None] - start
         edges = edge_numbers * (side.clamp(min=0.1) / m)
         first = (edges[:, :-1] + start).floor().to(torch.int64)
         end = (edges[:, 1:] + start).ceil().to(torch.int64)

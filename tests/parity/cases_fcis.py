@@ -63,6 +63,17 @@ def case_model_fcis_R_18_FPN_pool() -> dict:
 
 
 @case
+def case_model_fcis_R_50_release() -> dict:
+    """The stem, anchors, pooling and training regions of the authors' code."""
+    cfg = _cfg("DC5", SAMPLING="pool")
+    cfg.MODEL.BACKBONE.NAME = "build_fcis_release_resnet_backbone"
+    cfg.MODEL.ANCHOR_GENERATOR.NAME, cfg.MODEL.ANCHOR_GENERATOR.OFFSET = "WholeSideAnchorGenerator", 0.5
+    cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE, cfg.MODEL.RPN.BOUNDARY_THRESH = 16, 0
+    cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS, cfg.MODEL.ROI_HEADS.IOU_LABELS = [0.1, 0.5], [-1, 0, 1]
+    return _run(cfg)
+
+
+@case
 def case_model_fcis_R_50_ohem() -> dict:
     """OHEM selects regions by their loss, so nothing is random although not all regions are trained on."""
     cfg = _cfg("DC5", OHEM=True)

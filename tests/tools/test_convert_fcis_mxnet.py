@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import tellapart  # noqa: F401
+from tellapart.engine.checkpoint import Checkpointer
 from tellapart.engine.config_checks import load_config
 from tellapart.errors import InputError
 
@@ -246,11 +247,15 @@ def test_file_to_checkpoint(params, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["convert", str(source), str(output), "--grid-size", "3"])
     script.main()
     checkpoint = torch.load(output, weights_only=True)
-    assert set(checkpoint) == {"model", "__author__"}
+    assert set(checkpoint) == {"model", "__author__", "needed_config"}
     expected = script.convert(params, K).model
     assert checkpoint["model"].keys() == expected.keys()
     assert all(torch.equal(checkpoint["model"][name], tensor) for name, tensor in expected.items())
-    assert [path.name for path in tmp_path.glob("fcis*")] == ["fcis.pth"]
+    assert sorted(path.name for path in tmp_path.glob("fcis*")) == ["fcis.pth", "fcis.yaml"]
+    cfg = load_config(str(tmp_path / "fcis.yaml"), ["MODEL.DEVICE", "cpu"])
+    assert str(output) == cfg.MODEL.WEIGHTS
+    assert (cfg.MODEL.FCIS.GRID_SIZE, cfg.MODEL.ROI_HEADS.NUM_CLASSES) == (3, 4)
+    assert (cfg.MODEL.FCIS.SAMPLING, cfg.MODEL.FCIS.OHEM) == ("pool", True)  # those of its base
     printed = capsys.readouterr().out
     for part in (
         "found 534 tensors: ResNet-101, 4 classes, grid 3 x 3, anchors of 2 sizes x 3 ratios",
@@ -261,6 +266,37 @@ def test_file_to_checkpoint(params, tmp_path, monkeypatch, capsys):
         "arg:odd: no such tensor in this model",
     ):
         assert part in printed
+
+
+@pytest.mark.parametrize(("num_sizes", "expected"), [(3, "fcis_R_101_voc_sds.yaml"), (4, "fcis_R_101_ohem_coco.yaml")])
+def test_the_number_of_anchors_says_which_run_it_was(num_sizes, expected):
+    assert script.convert(official_params(C, K, num_sizes * RATIOS, **NARROW), K).base_config == expected
+
+
+def test_another_config_is_one_warning(params, tmp_path, caplog):
+    source, output = tmp_path / "release.params", tmp_path / "fcis.pth"
+    source.write_bytes(params_bytes(params))
+    script.convert_file(source, output, K)
+    narrow = ["MODEL.RESNETS.STEM_OUT_CHANNELS", "2", "MODEL.RESNETS.WIDTH_PER_GROUP", "2", "MODEL.DEVICE", "cpu"]
+    narrow += ["MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.FCIS.CONV_DIMS", "[5]", "MODEL.RPN.CONV_DIMS", "[3]"]
+    narrow += ["MODEL.ANCHOR_GENERATOR.SIZES", "[[64, 128]]"]
+
+    def warnings_of(opts):
+        cfg = load_config(str(tmp_path / "fcis.yaml"), [*narrow, *opts])
+        caplog.clear()
+        model = build_model(cfg)
+        Checkpointer(model, cfg=cfg).resume_or_load(cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert warnings_of([]) == []
+    others = ["MODEL.FCIS.SAMPLING", "aligned", "MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"]
+    (message,) = warnings_of([*others, "MODEL.BACKBONE.NAME", "build_resnet_backbone"])
+    assert message.split("\n  ") == [
+        f"{output}: these weights need a config with other values, results will be wrong:",
+        "MODEL.BACKBONE.NAME is build_resnet_backbone, expected build_fcis_release_resnet_backbone",
+        "MODEL.ANCHOR_GENERATOR.NAME is DefaultAnchorGenerator, expected WholeSideAnchorGenerator",
+        "MODEL.FCIS.SAMPLING is aligned, expected pool",
+    ]
 
 
 def test_a_release_of_full_size_has_the_names_and_shapes_of_the_coco_config():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from torch import nn
 
 from ..errors import InputError, first_few
 from ..files import atomic_file
@@ -15,6 +17,11 @@ from .input_channels import adapt_first_convolution
 from .resume_checks import check_resumed_optimizer
 from .safe_pickle import check_pickle
 from .weights_file import weights_in, why_unreadable
+
+logger = logging.getLogger(__name__)
+
+# The entry of a checkpoint with the values, by full config key, that its weights need: see tools/convert_fcis_mxnet.py.
+NEEDED_CONFIG = "needed_config"
 
 # The maximum number of parameter names in a message.
 _MAX_NAMES = 5
@@ -37,10 +44,19 @@ class AtomicPathManager:
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with atomic writes and with a check that the loaded checkpoint fits the model."""
+    """Detectron2's checkpointer with atomic writes and with a check that the loaded checkpoint fits the model.
 
-    def __init__(self, model, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any) -> None:
+    Args:
+        model, save_dir, save_to_disk, checkpointables: see ``DetectionCheckpointer``.
+        cfg: the model's config. Converted weights say which values they need, and others give a warning.
+    """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, cfg: CfgNode | None = None,
+        **checkpointables: Any,
+    ) -> None:  # fmt: skip
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.cfg = cfg
         self.path_manager = AtomicPathManager(self.path_manager)
         self._loaded_names: set[str] = set()
         self._incompatible: Any = None
@@ -83,6 +99,8 @@ class Checkpointer(DetectionCheckpointer):
             raise InputError(f"checkpoint {path} cannot be read: {error}") from error
         if path:
             self._check_fit(path, must_fit or self._resuming)
+        if self.cfg is not None and isinstance(rest.get(NEEDED_CONFIG), dict):
+            _warn_other_config(path, rest[NEEDED_CONFIG], self.cfg)
         return rest
 
     def _load_file(self, path: str) -> dict[str, Any]:
@@ -134,6 +152,26 @@ class Checkpointer(DetectionCheckpointer):
             total, names = len(self._loaded_names), first_few(unknown, _MAX_NAMES)
             lines.append(f"  {len(unknown)} of the checkpoint's {total} tensors are not in the model: {names}")
         raise InputError("\n".join(lines))
+
+
+def _warn_other_config(path: str, needed: dict[str, Any], cfg: CfgNode) -> None:
+    """Warn once of all values of ``cfg`` with which converted weights give other results."""
+    values = {key: _value_of(cfg, key) for key in needed}
+    others = [
+        f"{key} is {values[key]}, expected {value}"
+        for key, value in needed.items()
+        if values[key] != (tuple(value) if isinstance(values[key], tuple) else value)
+    ]
+    if others:
+        logger.warning(
+            "%s: these weights need a config with other values, results will be wrong:\n  %s", path, "\n  ".join(others)
+        )
+
+
+def _value_of(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg.get(part) if isinstance(cfg, CfgNode) else None
+    return cfg
 
 
 def check_exists(path: str) -> None:

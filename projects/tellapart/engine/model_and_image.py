@@ -52,7 +52,7 @@ def load_model_and_image(
     cfg = load_config(args.config_file, args.opts)
     model = build_model(cfg)
     check(model, cfg)
-    Checkpointer(model).resume_or_load(cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
+    Checkpointer(model, cfg=cfg).resume_or_load(cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
     try:
         image = ImageReader.from_cfg(cfg)(args.image, cfg.INPUT.FORMAT)
     except (OSError, SyntaxError) as error:

@@ -63,7 +63,9 @@ def _train_or_evaluate(args: argparse.Namespace) -> dict | None:
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume, must_fit=True)
+        Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume, must_fit=True
+        )
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)

@@ -69,6 +69,7 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the initial weights, or continue the last checkpoint: weights, optimizer, iteration and data order."""
+        self.checkpointer.cfg = self.cfg
         super().resume_or_load(resume=resume)
         self.data_loader.batch_sampler.start_batch = self.start_iter
         if self.start_iter >= self.max_iter:

@@ -64,7 +64,7 @@ class Predictor:
         self.class_names = self.info.classes
         self.reader = ImageReader.from_cfg(self.cfg)
         self.model = build_model(self.cfg).eval()
-        Checkpointer(self.model).resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
+        Checkpointer(self.model, cfg=self.cfg).resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
         self._image_model = ImageModel(self.model, self.cfg)
         self.threshold, self._threshold_origin = self._choose_threshold(threshold)
         self.limits = Limits(self.cfg, self.info)
