@@ -19,6 +19,7 @@ from ..embeddings.operator import SemiConv, upsample_maps
 from ..embeddings.options import check_options
 from ..embeddings.predictor import EmbeddingPredictor
 from ..errors import InputError
+from ..loss_share import loss_share
 from ..masks import tight_boxes
 from ..validation import check_mask_on
 from .clustering import CLUSTERINGS, nearest_center_index
@@ -145,7 +146,8 @@ class SemiConvColoring(nn.Module):
     def losses(self, images: ImageList, logits: Tensor, phi: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
         """Compute the cross-entropy of the categories and the embedding loss (equation 5).
 
-        The cross-entropy is averaged over the map pixels whose centers lie in an image, not in its padding.
+        The cross-entropy is averaged over the map pixels whose centers lie in an image, not in its padding; both
+        losses are means over all processes.
 
         Args:
             images, logits, phi: as returned by :meth:`maps`.
@@ -167,9 +169,10 @@ class SemiConvColoring(nn.Module):
             gt_masks.append(image_masks)
         num_pixels = (gt_categories >= 0).sum().clamp(min=1)  # 0 if all images are smaller than half a stride
         category_loss_sum = F.cross_entropy(logits, gt_categories, ignore_index=_IGNORED, reduction="sum")
+        category_loss = category_loss_sum / num_pixels
         psi = self.semiconv(phi, self.stride)
         return {
-            "loss_category": category_loss_sum / num_pixels,
+            "loss_category": category_loss * loss_share(num_pixels, category_loss),
             "loss_embedding": embedding_loss([psi], [gt_masks]) * self.embedding_loss_weight,
         }
 

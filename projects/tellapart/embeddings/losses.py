@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..autograd import zero_with_grad
+from ..loss_share import loss_share
 from .kernels import safe_norm
 
 
@@ -67,7 +68,7 @@ def instance_embedding_losses(embeddings: Tensor, gt_masks: list[Tensor]) -> Ten
 
 
 def embedding_loss(embeddings: list[Tensor], gt_masks: list[list[Tensor]]) -> Tensor:
-    """Average the loss of equation 5 over all instances of all feature maps.
+    """Average the loss of equation 5 over all instances of all feature maps, of all processes.
 
     The paper sums over the instances. The mean keeps a crowded image from outweighing the other losses.
 
@@ -80,4 +81,5 @@ def embedding_loss(embeddings: list[Tensor], gt_masks: list[list[Tensor]]) -> Te
     """
     losses_per_map = [instance_embedding_losses(psi, masks) for psi, masks in zip(embeddings, gt_masks)]
     instance_losses = torch.cat(losses_per_map)
-    return instance_losses.sum() / max(1, len(instance_losses)) + zero_with_grad(embeddings)
+    mean = instance_losses.sum() / max(1, len(instance_losses))
+    return mean * loss_share(len(instance_losses), mean) + zero_with_grad(embeddings)

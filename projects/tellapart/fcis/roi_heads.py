@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..autograd import zero_with_grad
 from ..errors import InputError
+from ..loss_share import loss_share
 from ..position_sensitive import (
     SAMPLINGS,
     assemble_cells,
@@ -328,8 +329,8 @@ class FCISROIHeads(ROIHeads):
         """Compute the three losses and log the accuracies.
 
         Returns:
-            ``loss_cls``: mean over the labeled proposals. ``loss_mask`` and ``loss_box_reg``: weighted sum divided by
-            the configured number of regions per image times the number of images.
+            ``loss_cls``: mean over the labeled proposals of all processes. ``loss_mask`` and ``loss_box_reg``: weighted
+            sum divided by the configured number of regions per image times the number of images.
         """
         losses, correct = self._losses_per_region(maps, proposals, targets)
         storage = get_event_storage()
@@ -337,8 +338,9 @@ class FCISROIHeads(ROIHeads):
             if is_correct.numel():
                 storage.put_scalar(f"fcis/{name}", is_correct.float().mean().item())
         num_regions = self.regions_per_image * len(proposals)
+        class_loss = losses.class_loss.sum() / max(1, len(losses.class_loss))
         return {
-            "loss_cls": losses.class_loss.sum() / max(1, len(losses.class_loss)),
+            "loss_cls": class_loss * loss_share(len(losses.class_loss), class_loss),
             "loss_mask": losses.mask_loss.sum() * (self.seg_loss_weight / num_regions),
             "loss_box_reg": losses.box_loss.sum() * (self.box_loss_weight / num_regions),
         }

@@ -15,6 +15,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..loss_share import loss_share
 from ..masks import crop_masks, mask_targets
 
 
@@ -121,7 +122,8 @@ class MaskPooledROIHeads(ROIHeads):
             if len(gt_classes):
                 correct = (class_logits.argmax(1) == gt_classes).float().mean()
                 get_event_storage().put_scalar("instance_fcn/cls_accuracy", correct.item())
-            return pooled_proposals, {"loss_cls": cross_entropy(class_logits, gt_classes, reduction="mean")}
+            loss = cross_entropy(class_logits, gt_classes, reduction="mean")
+            return pooled_proposals, {"loss_cls": loss * loss_share(len(gt_classes), loss)}
         class_probs = class_logits.softmax(1)[:, :-1].split([len(p) for p in pooled_proposals])
         return [self._select_detections(p, probs) for p, probs in zip(proposals, class_probs)], {}
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..autograd import zero_with_grad
 from ..errors import InputError
+from ..loss_share import loss_share
 from ..masks import mask_targets, replicate_outside, tight_edges
 from ..validation import check_keys, check_mask_on, registry_name_is_a
 from .classifier import MaskPooledROIHeads, PassThroughROIHeads
@@ -254,7 +255,8 @@ class InstanceFCNProposals(nn.Module):
 
         Returns:
             ``loss_objectness``, the mean over the sampled windows, and ``loss_window_mask``: the mean over a window's
-            cells in the image, averaged over the positive windows and multiplied by ``mask_loss_weight``.
+            cells in the image, averaged over the positive windows and multiplied by ``mask_loss_weight``. Both are
+            means over the windows of all processes.
         """
         if gt_instances is None:
             raise AssertionError("InstanceFCNProposals needs gt_instances in training")
@@ -289,9 +291,11 @@ class InstanceFCNProposals(nn.Module):
         if num_positive:
             correct = ((mask_logits > 0) == targets)[in_image]
             storage.put_scalar("instance_fcn/mask_accuracy", correct.float().mean().item())
+        objectness_loss = objectness_loss / max(1, len(labels))
+        mask_loss = mask_losses.sum() * (self.mask_loss_weight / max(1, num_positive))
         return {
-            "loss_objectness": objectness_loss / max(1, len(labels)),
-            "loss_window_mask": mask_losses.sum() * (self.mask_loss_weight / max(1, num_positive)),
+            "loss_objectness": objectness_loss * loss_share(len(labels), objectness_loss),
+            "loss_window_mask": mask_loss * loss_share(num_positive, mask_loss),
         }
 
     def label_windows(self, gt_boxes: Boxes, window_boxes: Boxes) -> tuple[Tensor, Tensor]:

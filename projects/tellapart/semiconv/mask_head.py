@@ -17,6 +17,7 @@ from ..embeddings.kernels import KERNEL_REGISTRY, SEED_FUNCTIONS, soft_seed
 from ..embeddings.operator import SemiConv
 from ..embeddings.options import check_options
 from ..embeddings.predictor import EmbeddingPredictor
+from ..loss_share import loss_share
 
 _MIN_ONE_MINUS_K = 0.01  # lower bound on 1 - K, which keeps kernel_loss and its gradient finite
 
@@ -100,7 +101,8 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
 
         Returns:
             In training ``loss_mask``, Mask R-CNN's loss on the new logits, and ``loss_kernel``, see
-            :func:`kernel_loss`. Otherwise the instances with ``pred_masks``.
+            :func:`kernel_loss`, both as means over the regions of all processes. Otherwise the instances with
+            ``pred_masks``.
         """
         boxes = cat([i.proposal_boxes.tensor if self.training else i.pred_boxes.tensor for i in instances])
         classes = cat([i.gt_classes if self.training else i.pred_classes for i in instances])
@@ -111,9 +113,10 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
             return instances
         if hasattr(self.semiconv["kernel"], "log_sigma"):
             get_event_storage().put_scalar("semiconv/sigma", self.semiconv["kernel"].log_sigma.exp().item())
+        share = loss_share(len(boxes), mask_logits)
         return {
-            "loss_mask": mask_rcnn_loss(mask_logits, instances, self.vis_period) * self.loss_weight,
-            "loss_kernel": kernel_loss(log_kernel, instances) * self.kernel_loss_weight,
+            "loss_mask": mask_rcnn_loss(mask_logits, instances, self.vis_period) * self.loss_weight * share,
+            "loss_kernel": kernel_loss(log_kernel, instances) * self.kernel_loss_weight * share,
         }
 
     def logits_and_log_kernel(
