@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tellapart.engine.hooks import PreemptionHook
+from tellapart.engine.preemption import PreemptionHook
 
 import pytest
 

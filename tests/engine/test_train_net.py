@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -170,7 +171,8 @@ def test_checkpointer_and_hooks(tiny_config, tiny_set, forget, tmp_path):
     """The trainer and its hooks save with one checkpointer, which writes atomically; the order of the hooks is kept."""
     forget(NAME)
     flags = ["train", "--config-file", str(tiny_config(NAME, tmp_path / "a")), "--register", register(tiny_set)]
-    trainer = engine.Trainer(engine.setup(argument_parser().parse_args(flags)))
+    with contextlib.ExitStack() as until_end:
+        trainer = engine.Trainer(engine.setup(argument_parser().parse_args(flags), until_end))
     assert isinstance(trainer.checkpointer, Checkpointer)
     assert isinstance(trainer.checkpointer.path_manager, AtomicPathManager)
     assert set(trainer.checkpointer.checkpointables) == {"trainer"}

@@ -1,4 +1,4 @@
-"""Run a function in one process, in several (Detectron2's ``launch``), or in those that ``torchrun`` has started."""
+"""Run a function in one process, in several (Detectron2's ``launch``), or in those of ``torchrun`` or ``srun``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import argparse
 import contextlib
 import functools
 import gc
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -19,18 +22,15 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
 from ..errors import EXIT_INVALID_INPUT, InputError, print_error
-
-
-def under_torchrun() -> bool:
-    """Return whether ``torchrun`` (or a scheduler that sets the same variables) has started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+from .cluster import is_launched, join_processes, join_slurm_tasks
+from .preemption import PreemptionHook
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Run ``main(args)`` in one or several processes.
 
-    Under ``torchrun`` this process joins the others: with NCCL if every local process has a GPU, else with gloo.
-    Otherwise ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url`` of ``args`` go to Detectron2's
+    Under ``torchrun``, and as one of several tasks of ``srun``, this process joins the others: with NCCL if every local
+    process has a GPU, else with gloo. Otherwise ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url`` of ``args`` go to Detectron2's
     ``launch``.
 
     Args:
@@ -41,8 +41,9 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
         InputError: there are fewer GPUs than requested, or ``main`` raises it in the only process. If there are several
             processes, the first one prints the message, and all of them exit with code 2.
     """
-    if under_torchrun():
-        _join_torchrun(main, args)
+    join_slurm_tasks(args.num_gpus, args.num_machines)
+    if is_launched():
+        _join(main, args)
         return
     if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
         raise InputError(
@@ -50,14 +51,15 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
             f"processes on CPUs: torchrun --nproc_per_node={args.num_gpus} -m tellapart train ..."
         )
     try:
-        detectron2_launch(
-            _ReportOnce(main),
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        with _pass_on_signals() if args.num_gpus > 1 else contextlib.nullcontext():
+            detectron2_launch(
+                _ReportOnce(main),
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
     except mp.ProcessExitedException as error:
         # The worker process has printed its message already.
         sys.exit(error.exit_code)
@@ -83,13 +85,36 @@ class _ReportOnce:
             sys.exit(EXIT_INVALID_INPUT)
 
 
-def _join_torchrun(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+@contextlib.contextmanager
+def _pass_on_signals() -> Iterator[None]:
+    """Send the signals that stop a training to the processes that this one starts, and wait for them.
+
+    On Ctrl-C the terminal signals them itself, and a second signal would end them without a checkpoint.
+    """
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in multiprocessing.active_children():
+            if number != signal.SIGINT:
+                os.kill(process.pid, number)
+
+    previous_handlers = {number: signal.signal(number, pass_on) for number in PreemptionHook.SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
+
+
+def _join(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     local_rank = int(os.environ["LOCAL_RANK"])
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_size
+    num_visible = torch.cuda.device_count()
+    # SLURM can show each task only its own GPU.
+    is_bound = num_visible == 1 and "SLURM_PROCID" in os.environ
+    on_gpu = num_visible >= local_size or is_bound
     if on_gpu:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+        torch.cuda.set_device(0 if is_bound else local_rank)
+    join_processes("nccl" if on_gpu else "gloo")
     try:
         comm.create_local_process_group(local_size)
         comm.synchronize()

@@ -26,9 +26,9 @@ from ..files import atomic_file, write_json
 from ..inference.run_folder import find_model
 from ..model_zoo import get_config_file
 from . import train
+from .cluster import is_launched, join_slurm_tasks
 from .config_checks import load_config, register_from_flags
 from .job_runner import in_parallel, run_training
-from .launch import under_torchrun
 from .own_settings import Settings, Start, choose_method, choose_settings
 
 _VAL_FRACTION = 0.2
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
         InputError: flags contradict each other, the data cannot be read, or the output folder has a run already.
     """
     _check_flags(args)
+    join_slurm_tasks(args.num_gpus, args.num_machines)
     register_from_flags(args.register)
     train_name = register_argument(args.train)
     start = _start(args.init, args.method) if args.init else None
@@ -73,9 +74,9 @@ def run(args: argparse.Namespace) -> None:
     data = _open_data(train_name, args.val, output, args.resume)
     contents = {name: read_dataset(name) for name in (data.train, data.val)}
     settings = _settings(contents[data.train], method, start, args)
-    if len(settings.stages) > 1 and under_torchrun():
+    if len(settings.stages) > 1 and is_launched():
         raise InputError(
-            "--method semiconv trains two stages, which torchrun cannot start: use --num-gpus, or train --method "
+            "--method semiconv trains two stages, which torchrun and srun cannot start: use --num-gpus, or train --method "
             "maskrcnn first and name its run with --init"
         )
     *first, last = _write_configs(settings, data, output)
@@ -149,7 +150,7 @@ def _method(content: DatasetContent, method: str | None, start: Start | None) ->
 
 def _settings(content: DatasetContent, method: str, start: Start | None, args: argparse.Namespace) -> Settings:
     objects = Objects.from_records(content.records)
-    world = int(os.environ.get("WORLD_SIZE", 1)) if under_torchrun() else args.num_gpus * args.num_machines
+    world = int(os.environ.get("WORLD_SIZE", 1)) if is_launched() else args.num_gpus * args.num_machines
     return choose_settings(content.classes, objects, content.has_masks, method, _num_channels(content), world, start)
 
 

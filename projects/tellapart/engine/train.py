@@ -24,6 +24,7 @@ from .checkpoint import Checkpointer, check_weights
 from .config_checks import base_of, check_datasets, find_config_file, load_config, register_from_flags
 from .launch import launch
 from .model_info import ModelInfo
+from .output_lock import only_training_in
 from .trainer import EVALUATORS, Trainer
 from .value_checks import check_values
 
@@ -60,7 +61,11 @@ def main(args: argparse.Namespace) -> dict | None:
 
 
 def _train_or_evaluate(args: argparse.Namespace) -> dict | None:
-    cfg = setup(args)
+    with contextlib.ExitStack() as until_end:
+        return _run(setup(args, until_end), args)
+
+
+def _run(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     if args.eval_only:
         model = Trainer.build_model(cfg)
         Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg).resume_or_load(
@@ -79,17 +84,21 @@ def _train_or_evaluate(args: argparse.Namespace) -> dict | None:
     return results
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace, until_end: contextlib.ExitStack) -> CfgNode:
     """Register data sets, load and check the config, and set up the loggers, the seed and the output folder.
 
+    Args:
+        args: the flags of ``tellapart train``.
+        until_end: keeps other trainings out of the output folder until it is closed.
+
     Raises:
-        InputError: the config or a data set is invalid.
+        InputError: the config or a data set is invalid, or another training writes to the output folder.
     """
     with _log_after_setup():
-        return _setup(args)
+        return _setup(args, until_end)
 
 
-def _setup(args: argparse.Namespace) -> CfgNode:
+def _setup(args: argparse.Namespace, until_end: contextlib.ExitStack) -> CfgNode:
     # An InputError is reported once, without traceback; the training loop would log it with its traceback as well.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_input_error)
     log_again()
@@ -100,6 +109,8 @@ def _setup(args: argparse.Namespace) -> CfgNode:
     check_weights(cfg, resume=args.resume, needed=args.eval_only)
     cfg = check_datasets(cfg, [] if args.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     cfg.freeze()
+    if not args.eval_only:
+        until_end.enter_context(only_training_in(cfg.OUTPUT_DIR))
     with _quiet_console() if _is_quiet(args) else contextlib.nullcontext():
         default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": config_file}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tellapart", abbrev_name="tp")

@@ -23,8 +23,9 @@ from ..evaluation import ColoringEvaluator, CropCOCOEvaluator, InstanceEvaluator
 from ..inference.tiled_evaluation import TiledModel, opening_mapper, uses_tiles
 from ..visualization.contact_sheet import contact_sheet_from_results
 from .checkpoint import Checkpointer
-from .hooks import KeepLossHistory, PreemptionHook, SeedEveryStep
+from .hooks import KeepLossHistory, SeedEveryStep
 from .model_info import ModelInfo, is_class_agnostic
+from .preemption import PreemptionHook
 from .run_files import contact_sheet_path, inference_folder
 from .validation_hook import ValidationHook
 from .value_checks import with_tuples_of_names
