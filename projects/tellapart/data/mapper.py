@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
@@ -16,6 +14,7 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import Transform
 
 from .image_reading import ImageReader, reading_with
+from .worker_signals import stop_with_the_main_process
 
 # Key of a sample whose image cannot be read; its value is the reason.
 UNREADABLE = "unreadable"
@@ -33,7 +32,7 @@ class GuardedMapper:
         self.reader = reader
 
     def __call__(self, dataset_dict: dict) -> dict:
-        _leave_stopping_to_the_main_process(os.getpid())
+        stop_with_the_main_process(os.getpid())
         try:
             with reading_with(self.reader):
                 return self.mapper(dataset_dict)
@@ -52,18 +51,6 @@ class GuardedMapper:
             problem = str(error).removeprefix(f"cannot read the image {dataset_dict['file_name']}: ")
             return " ".join(problem.split()) or type(error).__name__
         return ""
-
-
-@functools.lru_cache(maxsize=1)
-def _leave_stopping_to_the_main_process(process: int) -> None:
-    """In a worker of a DataLoader, ignore the signals that a terminal, torchrun or SLURM sends to all processes.
-
-    The main process needs its workers until it has finished the iteration. They end with it. Called once per process.
-    """
-    if torch.utils.data.get_worker_info() is not None:
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class ResizeAnyImage(T.Augmentation):

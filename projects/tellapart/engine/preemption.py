@@ -66,6 +66,8 @@ class PreemptionHook(HookBase):
             signal.signal(number, handler)
         self._previous_handlers = {}
         self._group = None
+        if self._left_evaluation:  # also if another error came meanwhile, of a loader's worker or another process
+            raise SystemExit(128 + self._received)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._received and number == signal.SIGINT:
