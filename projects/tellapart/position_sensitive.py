@@ -32,6 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .devices import to_device
+
 
 class Samples(NamedTuple):
     """Which table rows each of the R * m * m cells reads, and with which weights.
@@ -181,10 +183,10 @@ def _locate_regions(
     if levels is None:
         levels = torch.zeros(len(rois), dtype=torch.int64, device=rois.device)
     rows = _rows_per_level(map_shapes, k)
-    starts = torch.tensor([sum(rows[:i]) for i in range(len(rows))], device=rois.device)[levels]
-    height, width = torch.tensor([s[1:] for s in map_shapes], device=rois.device)[levels].unbind(1)
+    starts = to_device([sum(rows[:i]) for i in range(len(rows))], rois.device)[levels]
+    height, width = to_device([s[1:] for s in map_shapes], rois.device)[levels].unbind(1)
     first_row = starts + rois[:, 0].to(torch.int64) * height * width * (k * k)
-    return first_row, height, width, rois.new_tensor(spatial_scales)[levels]
+    return first_row, height, width, to_device(spatial_scales, rois.device, rois.dtype)[levels]
 
 
 def _bin_of_cell(m: int, k: int, device: torch.device) -> Tensor:
@@ -309,7 +311,7 @@ def window_cell_indices(
         of a cell outside the image is that of another pixel of the same image.
     """
     k, m = grid_size, resolution
-    sizes = torch.tensor([[n * h * w * k * k, h, w] for n, h, w in map_shapes], device=windows.device)
+    sizes = to_device([[n * h * w * k * k, h, w] for n, h, w in map_shapes], windows.device)
     starts = sizes[:, 0].cumsum(0) - sizes[:, 0]
     level, image, top, left = windows[:, :4].unbind(1)
     height, width = windows[:, 4:].split(1, 1)

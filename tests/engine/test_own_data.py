@@ -178,4 +178,4 @@ def test_two_processes(label_folder, tmp_path):
     assert ModelInfo.read(tmp_path / "run").score_threshold is not None
     again = [*command[: -len(more)], "--method", "semiconv", "--output", str(tmp_path / "other")]
     refused = subprocess.run(again, env=environment, capture_output=True, text=True)
-    assert refused.returncode != 0 and "which torchrun cannot start" in refused.stderr
+    assert refused.returncode != 0 and "which torchrun and srun cannot start" in refused.stderr

@@ -4,80 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tellapart
 from tellapart.loss_share import loss_share
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from parity.common import fill, model_input, rcnn_cfg, sample_everything
+from parity.common import fill, model_input
+from small_models import CONFIGS, SIZE
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZE = (96, 128)  # all images have it, so that no batch is padded
 OBJECTS = [(9, 7), (2, 1), (0, 3)]  # of the image of each process
 
 
-def fcis(**options):
-    cfg = rcnn_cfg("FPN", 18, narrow=True)
-    tellapart.add_config(cfg)
-    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME = "FCIS", "FCISROIHeads"
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p3", "p4", "p5"]
-    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN, cfg.MODEL.FCIS.CONV_DIMS = 40, [32]
-    cfg.MODEL.FCIS.update(options)
-    sample_everything(cfg)
-    return cfg
-
-
-def fcis_ohem():
-    cfg = fcis(OHEM=True)
-    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
-    return cfg
-
-
-def instance_fcn(roi_heads):
-    cfg = rcnn_cfg("FPN", 18, narrow=True)
-    tellapart.add_config(cfg)
-    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME = "InstanceFCN", "InstanceFCNProposals"
-    cfg.MODEL.ROI_HEADS.NAME = roi_heads
-    sample_everything(cfg)
-    cfg.MODEL.INSTANCE_FCN.update(
-        CONV_DIM=32, BATCH_SIZE_PER_IMAGE=200000, POSITIVE_FRACTION=1.0, POST_NMS_TOPK=20, WINDOW_SIZE=9,
-        IN_FEATURES=["p2", "p3", "p4"], TOPK_PER_LEVEL=100,
-    )  # fmt: skip
-    return cfg
-
-
-def mask_rcnn(roi_heads="StandardROIHeads", mask_head="MaskRCNNConvUpsampleHead"):
-    cfg = rcnn_cfg("FPN", 18, narrow=True)
-    tellapart.add_config(cfg)
-    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_MASK_HEAD.NAME, cfg.MODEL.SEMICONV.CONV_DIM = roi_heads, mask_head, 32
-    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 60
-    sample_everything(cfg)
-    return cfg
-
-
-def coloring():
-    cfg = get_cfg()
-    tellapart.add_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs" / "quick" / "coloring" / "coloring_dots.yaml"))
-    cfg.MODEL.DEVICE, cfg.MODEL.SEMICONV.CONV_DIM, cfg.MODEL.ROI_HEADS.NUM_CLASSES = "cpu", 16, 80
-    cfg.MODEL.RESNETS.NORM = "FrozenBN"  # the statistics of batch norm differ between the processes
-    return cfg
-
-
-CONFIGS = {
-    "FCIS": fcis,
-    "FCIS, OHEM": fcis_ohem,
-    "InstanceFCN": lambda: instance_fcn("PassThroughROIHeads"),
-    "InstanceFCN, classifier": lambda: instance_fcn("MaskPooledROIHeads"),
-    "coloring": coloring,
-    "SemiConvROIHeads": lambda: mask_rcnn("SemiConvROIHeads", "SemiConvMaskHead"),
-    "SemiConvMaskHead": lambda: mask_rcnn(mask_head="SemiConvMaskHead"),
-    "Mask R-CNN": mask_rcnn,
-}
 # Detectron2's own box and mask losses count within the process; only the losses that are named are compared.
 OWN_LOSSES = {
     "SemiConvROIHeads": ("loss_mask", "loss_kernel", "loss_embedding"),

@@ -191,7 +191,7 @@ def test_ohem_trains_on_the_regions_of_highest_loss():
         proposals = heads.label_and_sample_proposals(proposals, gt_instances)
         maps = heads.position_sensitive_maps([features[f] for f in heads.in_features])
         selected, targets = heads.select_hard_proposals(maps, proposals, compute_targets(heads, proposals))
-        assert targets.foreground.any()
+        assert len(targets.foreground_index)
         assert all(torch.equal(*pair) for pair in zip(targets, compute_targets(heads, selected)))
         assert [len(p) for p in selected] == [16, 16] and all(len(p) > 16 for p in proposals)
         for i in range(2):

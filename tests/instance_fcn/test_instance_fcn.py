@@ -180,7 +180,7 @@ def test_padding_of_a_batch_does_not_change_losses_and_proposals(variant):
         with EventStorage(0):
             losses = generator.losses(objectness_maps, mask_maps, windows, [gt])
         sum(losses.values()).backward()
-        top_windows = generator.predict_top_windows(objectness_maps, mask_maps, windows[0])
+        top_windows = generator.predict_top_windows([m[0] for m in objectness_maps], mask_maps, windows[0])
         return losses, generator.nms_proposals(*top_windows, size), maps
 
     losses, proposals, _ = run(unpadded)

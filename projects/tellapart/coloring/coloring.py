@@ -133,7 +133,9 @@ class SemiConvColoring(nn.Module):
             The batched images, the category logits (N, C + 1, h, w) and Phi (N, D, h, w), both float32.
         """
         device = self.pixel_mean.device
-        normalized = [(x["image"].to(device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        normalized = [
+            (x["image"].to(device, non_blocking=True) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+        ]
         constraints = self.backbone.padding_constraints
         images = ImageList.from_tensors(normalized, self.backbone.size_divisibility, padding_constraints=constraints)
         features = self.backbone(images.tensor)
@@ -161,11 +163,12 @@ class SemiConvColoring(nn.Module):
         for image_targets, (height, width), image_categories in zip(targets, images.image_sizes, gt_categories):
             num_rows, num_columns = (len(range(self.stride // 2, length, self.stride)) for length in (height, width))
             image_categories[:num_rows, :num_columns] = background
-            image_masks = sample_gt_masks(gt_bit_masks(image_targets), self.stride, map_size).to(phi.device)
-            is_foreground = image_masks.any(0)
+            image_masks = sample_gt_masks(gt_bit_masks(image_targets), self.stride, map_size).to(
+                phi.device, non_blocking=True
+            )
             if len(image_targets):  # where instances overlap, the category is that of the first one
-                first_instance = image_masks.int().argmax(0)[is_foreground]
-                image_categories[is_foreground] = image_targets.gt_classes[first_instance]
+                classes = image_targets.gt_classes[image_masks.int().argmax(0)]
+                image_categories.copy_(torch.where(image_masks.any(0), classes, image_categories))
             gt_masks.append(image_masks)
         num_pixels = (gt_categories >= 0).sum().clamp(min=1)  # 0 if all images are smaller than half a stride
         category_loss_sum = F.cross_entropy(logits, gt_categories, ignore_index=_IGNORED, reduction="sum")

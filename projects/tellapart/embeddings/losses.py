@@ -58,7 +58,7 @@ def instance_embedding_losses(embeddings: Tensor, gt_masks: list[Tensor]) -> Ten
     embeddings = embeddings.float()
     image_index = torch.cat([torch.full((len(m),), i, device=m.device) for i, m in enumerate(gt_masks)])
     instance_index, y, x = torch.cat(gt_masks).nonzero().unbind(1)
-    num_pixels = torch.bincount(instance_index, minlength=len(image_index)).to(embeddings)
+    num_pixels = torch.cat([m.flatten(1).sum(1) for m in gt_masks]).to(embeddings)
     pixel_embeddings = embeddings[image_index[instance_index], :, y, x]
     means = embeddings.new_zeros(len(image_index), embeddings.shape[1]).index_add(0, instance_index, pixel_embeddings)
     means = means / num_pixels.clamp(min=1)[:, None]

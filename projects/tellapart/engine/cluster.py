@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
 
 import torch.distributed as dist
 
 from ..errors import InputError
 
-logger = logging.getLogger(__name__)
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _MEETING_TIME = datetime.timedelta(minutes=5)
 
@@ -39,7 +38,7 @@ def join_slurm_tasks(num_gpus: int, num_machines: int) -> None:
     variables = slurm_variables(os.environ)
     if variables and num_gpus > 1:
         raise InputError(
-            f"srun has started {variables['WORLD_SIZE']} tasks, and each would start {num_gpus} processes (--num-gpus): "
+            f"srun has started {variables['WORLD_SIZE']} tasks, and each would start {num_gpus} processes: "
             "leave out --num-gpus for one process per task, or see docs/cluster.md"
         )
     os.environ.update(variables)
@@ -87,7 +86,10 @@ def join_processes(backend: str) -> None:
         dist.init_process_group(backend)
         return
     rank, size, host, port = (os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-    logger.info("Process %s of %s: meeting the others at %s:%s", rank, size, host, port)
+    if rank == "0":  # before the loggers are set up
+        print(
+            f"waiting for the other {int(size) - 1} of {size} processes at {host}:{port}", file=sys.stderr, flush=True
+        )
     try:
         store = dist.TCPStore(host, int(port), int(size), is_master=rank == "0", timeout=_MEETING_TIME)
     except dist.DistError as error:

@@ -30,8 +30,8 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
     """Run ``main(args)`` in one or several processes.
 
     Under ``torchrun``, and as one of several tasks of ``srun``, this process joins the others: with NCCL if every local
-    process has a GPU, else with gloo. Otherwise ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url`` of ``args`` go to Detectron2's
-    ``launch``.
+    process has a GPU, else with gloo. Otherwise ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url`` of
+    ``args`` go to Detectron2's ``launch``.
 
     Args:
         main: a function that can be pickled.

@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> None:
     settings = _settings(contents[data.train], method, start, args)
     if len(settings.stages) > 1 and is_launched():
         raise InputError(
-            "--method semiconv trains two stages, which torchrun and srun cannot start: use --num-gpus, or train --method "
-            "maskrcnn first and name its run with --init"
+            "--method semiconv trains two stages, which torchrun and srun cannot start: use --num-gpus, or train "
+            "--method maskrcnn first and name its run with --init"
         )
     *first, last = _write_configs(settings, data, output)
     if os.environ.get("RANK", "0") == "0":

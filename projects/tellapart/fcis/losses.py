@@ -22,7 +22,7 @@ class RegionLosses(NamedTuple):
 
 
 def region_losses(
-    class_logits: Tensor, mask_logits: Tensor, deltas: Tensor, gt_classes: Tensor, foreground: Tensor,
+    class_logits: Tensor, mask_logits: Tensor, deltas: Tensor, gt_classes: Tensor, foreground_index: Tensor,
     gt_masks: Tensor, gt_deltas: Tensor, smooth_l1_beta: float,
 ) -> RegionLosses:  # fmt: skip
     """Compute the losses of R regions, of which P are foreground.
@@ -33,7 +33,7 @@ def region_losses(
             region. Their sigmoid equals the paper's softmax over the two sides.
         deltas: (R, 4), predicted box deltas.
         gt_classes: int64 (R,), C for background.
-        foreground: bool (R,), the P regions that have a mask target and a box target.
+        foreground_index: int64 (P,), the regions that have a mask target and a box target.
         gt_masks: bool (P, m, m).
         gt_deltas: (P, 4).
         smooth_l1_beta: 1 / sigma^2 in the paper's notation.
@@ -44,8 +44,7 @@ def region_losses(
     """
     class_loss = F.cross_entropy(class_logits, gt_classes, reduction="none")
     cell_loss = F.binary_cross_entropy_with_logits(mask_logits, gt_masks.to(mask_logits.dtype), reduction="none")
-    delta_loss = smooth_l1_loss(deltas[foreground], gt_deltas, smooth_l1_beta, reduction="none")
-    foreground_index = foreground.nonzero().flatten()
+    delta_loss = smooth_l1_loss(deltas[foreground_index], gt_deltas, smooth_l1_beta, reduction="none")
     zeros = torch.zeros_like(class_loss)
     return RegionLosses(
         class_loss,
@@ -54,7 +53,7 @@ def region_losses(
     )
 
 
-def select_hard_regions(losses: Tensor, counts: list[int], max_per_image: int) -> Tensor:
+def select_hard_regions(losses: Tensor, counts: list[int], max_per_image: int) -> list[Tensor]:
     """Select the regions of highest loss in each image (online hard example mining, Shrivastava et al., 2016).
 
     Args:
@@ -63,36 +62,33 @@ def select_hard_regions(losses: Tensor, counts: list[int], max_per_image: int) -
         max_per_image: largest number of regions to select per image.
 
     Returns:
-        bool (R,), the selected regions.
+        Per image, int64 (S,): the selected regions, ascending, from 0 in each image.
     """
-    selected = torch.zeros_like(losses, dtype=torch.bool)
-    start = 0
-    for count in counts:
-        hardest = losses[start : start + count].topk(min(max_per_image, count)).indices
-        selected[start + hardest] = True
-        start += count
-    return selected
+    return [
+        image_losses.topk(min(max_per_image, len(image_losses))).indices.sort().values
+        for image_losses in losses.split(counts)
+    ]
 
 
 class RegionTargets(NamedTuple):
     """Training targets of R regions, of which P are foreground.
 
     Attributes:
-        foreground: bool (R,).
+        foreground_index: int64 (P,), ascending.
         gt_masks: bool (P, m, m), the ground-truth mask of each foreground region on the region's grid.
         gt_boxes: (P, 4) XYXY in image pixels, the ground-truth box of each foreground region.
     """
 
-    foreground: Tensor
+    foreground_index: Tensor
     gt_masks: Tensor
     gt_boxes: Tensor
 
     def select(self, selected: Tensor) -> RegionTargets:
-        """Return the targets of the regions ``selected``, bool (R,)."""
-        selected_foreground = selected[self.foreground]
-        return RegionTargets(
-            self.foreground[selected], self.gt_masks[selected_foreground], self.gt_boxes[selected_foreground]
-        )
+        """Return the targets of the regions ``selected``, int64 (S,), ascending."""
+        position = torch.searchsorted(selected, self.foreground_index)
+        is_selected = selected[position.clamp(max=len(selected) - 1)] == self.foreground_index
+        kept = is_selected.nonzero().flatten()
+        return RegionTargets(position[kept], self.gt_masks[kept], self.gt_boxes[kept])
 
 
 def region_targets(proposals: list[Instances], num_classes: int, resolution: int, threshold: float) -> RegionTargets:
@@ -105,13 +101,18 @@ def region_targets(proposals: list[Instances], num_classes: int, resolution: int
         resolution: m.
         threshold: coverage from which a cell is foreground, see :func:`mask_targets`.
     """
-    foreground = [(p.gt_classes >= 0) & (p.gt_classes < num_classes) for p in proposals]
     device = proposals[0].gt_classes.device
+    foreground_index = [torch.zeros(0, dtype=torch.int64, device=device)]
     gt_masks = [torch.zeros((0, resolution, resolution), dtype=torch.bool, device=device)]
     gt_boxes = [torch.zeros((0, 4), device=device)]
-    for image_proposals, is_foreground in zip(proposals, foreground):
-        if is_foreground.any():
-            p = image_proposals[is_foreground]
-            gt_masks.append(mask_targets(p.gt_masks, p.proposal_boxes.tensor, resolution, threshold))
-            gt_boxes.append(p.gt_boxes.tensor)
-    return RegionTargets(torch.cat(foreground), torch.cat(gt_masks), torch.cat(gt_boxes))
+    first = 0
+    for p in proposals:
+        # One index for all fields: a mask as index would make the CPU wait for the GPU at each of them.
+        index = ((p.gt_classes >= 0) & (p.gt_classes < num_classes)).nonzero().flatten()
+        if len(index):
+            foreground_index.append(first + index)
+            masks, boxes = p.gt_masks[index], p.proposal_boxes.tensor[index]
+            gt_masks.append(mask_targets(masks, boxes, resolution, threshold))
+            gt_boxes.append(p.gt_boxes.tensor[index])
+        first += len(p)
+    return RegionTargets(torch.cat(foreground_index), torch.cat(gt_masks), torch.cat(gt_boxes))

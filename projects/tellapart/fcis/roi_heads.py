@@ -13,10 +13,10 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import assign_boxes_to_levels, convert_boxes_to_pooler_format
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, ROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..autograd import zero_with_grad
+from ..devices import put_shares
 from ..errors import InputError
 from ..loss_share import loss_share
 from ..position_sensitive import (
@@ -292,18 +292,18 @@ class FCISROIHeads(ROIHeads):
         boxes = [p.proposal_boxes for p in proposals]
         cell_scores, deltas = self.assemble(maps, *self.boxes_to_rois(boxes))
         gt_classes = torch.cat([p.gt_classes for p in proposals])
-        foreground, gt_masks, gt_boxes = targets
-        gt_deltas = self.box2box_transform.get_deltas(Boxes.cat(boxes).tensor[foreground], gt_boxes)
+        foreground_index, gt_masks, gt_boxes = targets
+        gt_deltas = self.box2box_transform.get_deltas(Boxes.cat(boxes).tensor[foreground_index], gt_boxes)
         class_logits = self.class_logits(cell_scores)
-        mask_logits = self.mask_logits(cell_scores[foreground], gt_classes[foreground])
+        mask_logits = self.mask_logits(cell_scores[foreground_index], gt_classes[foreground_index])
         losses = region_losses(
-            class_logits, mask_logits, deltas, gt_classes, foreground, gt_masks, gt_deltas, self.smooth_l1_beta
+            class_logits, mask_logits, deltas, gt_classes, foreground_index, gt_masks, gt_deltas, self.smooth_l1_beta
         )
         correct_class = class_logits.detach().argmax(1) == gt_classes
         correct_cells = (mask_logits.detach() > 0) == gt_masks
         correct = {
             "cls_accuracy": correct_class,
-            "fg_cls_accuracy": correct_class[foreground],
+            "fg_cls_accuracy": correct_class[foreground_index],
             "mask_accuracy": correct_cells,
         }
         return losses, correct
@@ -321,7 +321,9 @@ class FCISROIHeads(ROIHeads):
         total = losses.class_loss + self.seg_loss_weight * losses.mask_loss + self.box_loss_weight * losses.box_loss
         counts = [len(p) for p in proposals]
         selected = select_hard_regions(total, counts, self.regions_per_image)
-        return [p[s] for p, s in zip(proposals, selected.split(counts))], targets.select(selected)
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        selected_targets = targets.select(torch.cat([first + index for first, index in zip(starts, selected)]))
+        return [p[index] for p, index in zip(proposals, selected)], selected_targets
 
     def losses(
         self, maps: PositionSensitiveMaps, proposals: list[Instances], targets: RegionTargets
@@ -333,10 +335,7 @@ class FCISROIHeads(ROIHeads):
             sum divided by the configured number of regions per image times the number of images.
         """
         losses, correct = self._losses_per_region(maps, proposals, targets)
-        storage = get_event_storage()
-        for name, is_correct in correct.items():
-            if is_correct.numel():
-                storage.put_scalar(f"fcis/{name}", is_correct.float().mean().item())
+        put_shares({f"fcis/{name}": is_correct for name, is_correct in correct.items()})
         num_regions = self.regions_per_image * len(proposals)
         class_loss = losses.class_loss.sum() / max(1, len(losses.class_loss))
         return {

@@ -11,9 +11,9 @@ from detectron2.layers import ShapeSpec, batched_nms, cross_entropy
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, ROIHeads, build_box_head
 from detectron2.structures import ImageList, Instances
-from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ..devices import put_shares
 from ..errors import InputError
 from ..loss_share import loss_share
 from ..masks import crop_masks, mask_targets
@@ -119,9 +119,7 @@ class MaskPooledROIHeads(ROIHeads):
         class_logits = self.cls_score(self.box_head(masked_features)).float()
         if self.training:
             gt_classes = torch.cat([p.gt_classes for p in pooled_proposals])
-            if len(gt_classes):
-                correct = (class_logits.argmax(1) == gt_classes).float().mean()
-                get_event_storage().put_scalar("instance_fcn/cls_accuracy", correct.item())
+            put_shares({"instance_fcn/cls_accuracy": class_logits.argmax(1) == gt_classes})
             loss = cross_entropy(class_logits, gt_classes, reduction="mean")
             return pooled_proposals, {"loss_cls": loss * loss_share(len(gt_classes), loss)}
         class_probs = class_logits.softmax(1)[:, :-1].split([len(p) for p in pooled_proposals])

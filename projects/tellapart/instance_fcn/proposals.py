@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..autograd import zero_with_grad
+from ..devices import put_shares
 from ..errors import InputError
 from ..loss_share import loss_share
 from ..masks import mask_targets, replicate_outside, tight_edges
@@ -188,8 +189,8 @@ class InstanceFCNProposals(nn.Module):
                 return [], losses
         with torch.no_grad():
             proposals = [
-                self.nms_proposals(*self.predict_top_windows(objectness_maps, mask_maps, windows_per_level), size)
-                for windows_per_level, size in zip(windows_per_image, images.image_sizes)
+                self.nms_proposals(*self.predict_top_windows(image_maps, mask_maps, windows_per_level), size)
+                for *image_maps, windows_per_level, size in zip(*objectness_maps, windows_per_image, images.image_sizes)
             ]
         if self.training and not self.masks_in_training:
             proposals = [_without_masks(p) for p in proposals]
@@ -231,14 +232,15 @@ class InstanceFCNProposals(nn.Module):
         """Place the windows of one image on one level, see :meth:`place_windows`."""
         stride = self.strides[level]
         height, width = [min(-(-pixels // stride), length) for pixels, length in zip(image_size, level_map.shape[1:])]
-        windows = centered_windows(level, image_index, (height, width), self.window_size, self.window_stride)
-        return windows.to(level_map.device)
+        return centered_windows(
+            level, image_index, (height, width), self.window_size, self.window_stride, level_map.device
+        )
 
-    def objectness_of(self, objectness_maps: list[Tensor], window_indices: Tensor) -> Tensor:
-        """Read the objectness logits (W,) at the centers of windows (W, 6) of one level and one image."""
-        level, image_index = window_indices[0, :2].tolist() if len(window_indices) else (0, 0)
-        centers = window_indices[:, 2:4] + (self.window_size - 1) // 2
-        return objectness_maps[level][image_index, centers[:, 0], centers[:, 1]]
+    def objectness_of(self, objectness_map: Tensor, window_indices: Tensor) -> Tensor:
+        """Read the objectness logits (W,) at the centers of windows (W, 6) in the map (Hi, Wi) of their level and
+        image."""
+        rows, columns = (window_indices[:, 2:4] + (self.window_size - 1) // 2).unbind(1)
+        return objectness_map[rows, columns]
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -261,13 +263,13 @@ class InstanceFCNProposals(nn.Module):
         if gt_instances is None:
             raise AssertionError("InstanceFCNProposals needs gt_instances in training")
         objectness_logits, labels, positive_windows, mask_targets_per_image = [], [], [], []
-        for windows_per_level, gt in zip(windows_per_image, gt_instances):
+        for *image_maps, windows_per_level, gt in zip(*objectness_maps, windows_per_image, gt_instances):
             window_indices = torch.cat(windows_per_level)
             window_boxes = windows_to_boxes(window_indices, self.strides, self.window_size)
             gt_index, image_labels = self.label_windows(gt.gt_boxes.to(window_boxes.device), window_boxes)
             positive, negative = subsample_labels(image_labels, self.batch_size_per_image, self.positive_fraction, 0)
             sampled = torch.cat((positive, negative))
-            image_logits = torch.cat([self.objectness_of(objectness_maps, w) for w in windows_per_level])
+            image_logits = torch.cat([self.objectness_of(*one) for one in zip(image_maps, windows_per_level)])
             objectness_logits.append(image_logits[sampled])
             labels.append(image_labels[sampled])
             positive_windows.append(window_indices[positive])
@@ -289,8 +291,7 @@ class InstanceFCNProposals(nn.Module):
         storage = get_event_storage()
         storage.put_scalar("instance_fcn/num_positive_windows", num_positive / len(gt_instances))
         if num_positive:
-            correct = ((mask_logits > 0) == targets)[in_image]
-            storage.put_scalar("instance_fcn/mask_accuracy", correct.float().mean().item())
+            put_shares({"instance_fcn/mask_accuracy": ((mask_logits > 0) == targets)[in_image]})
         objectness_loss = objectness_loss / max(1, len(labels))
         mask_loss = mask_losses.sum() * (self.mask_loss_weight / max(1, num_positive))
         return {
@@ -307,12 +308,13 @@ class InstanceFCNProposals(nn.Module):
     # ----------------------------------------------------------------------------------------------- inference
 
     def predict_top_windows(
-        self, objectness_maps: list[Tensor], mask_maps: list[Tensor], windows_per_level: list[Tensor]
+        self, image_maps: list[Tensor], mask_maps: list[Tensor], windows_per_level: list[Tensor]
     ) -> tuple[Boxes, Tensor, Tensor]:
         """Select the windows with the highest objectness in one image and predict their masks, only theirs.
 
         Args:
-            objectness_maps, mask_maps: as returned by :meth:`predict_maps`.
+            image_maps: the image's objectness map (Hi, Wi) per level.
+            mask_maps: of all images, as returned by :meth:`predict_maps`.
             windows_per_level: window indices (W, 6) of the image per level; ``topk`` of each level are selected.
 
         Returns:
@@ -321,8 +323,8 @@ class InstanceFCNProposals(nn.Module):
             probabilities near the image border, and masks would end before it.
         """
         selected, objectness_logits = [], []
-        for window_indices in windows_per_level:
-            level_logits = self.objectness_of(objectness_maps, window_indices)
+        for level_map, window_indices in zip(image_maps, windows_per_level):
+            level_logits = self.objectness_of(level_map, window_indices)
             top = level_logits.topk(min(self.topk, len(level_logits))).indices
             selected.append(window_indices[top])
             objectness_logits.append(level_logits[top])

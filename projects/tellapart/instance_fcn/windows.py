@@ -6,10 +6,13 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
+from ..devices import to_device
+
 
 def centered_windows(
-    level: int, image_index: int, valid_size: tuple[int, int], window_size: int, stride: int = 1
-) -> Tensor:
+    level: int, image_index: int, valid_size: tuple[int, int], window_size: int, stride: int = 1,
+    device: torch.device | None = None,
+) -> Tensor:  # fmt: skip
     """Place windows on one feature map of one image, centered on its feature pixels.
 
     Args:
@@ -18,16 +21,17 @@ def centered_windows(
         valid_size: (height, width) of the part of the map that shows the image; the rest is padding.
         window_size: m, in feature pixels. For an even m, the center is the pixel left of and above the middle.
         stride: distance between neighboring windows, in feature pixels.
+        device: where the window indices are needed.
 
     Returns:
         Window indices, int64 (W, 6), row by row: level, image index, row and column of the upper left feature pixel,
         valid height, valid width.
     """
     half = (window_size - 1) // 2
-    rows, columns = (torch.arange(0, length, stride) - half for length in valid_size)
-    corners = torch.cartesian_prod(rows, columns).view(-1, 2)
-    head, tail = (torch.tensor([pair]).expand(len(corners), 2) for pair in ((level, image_index), valid_size))
-    return torch.cat((head, corners, tail), 1)
+    rows, columns = (torch.arange(0, length, stride, device=device) - half for length in valid_size)
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
+    level, image_index, height, width = (torch.full_like(row, value) for value in (level, image_index, *valid_size))
+    return torch.stack((level, image_index, row, column, height, width), 2).flatten(0, 1)
 
 
 def windows_to_boxes(window_indices: Tensor, strides: list[int], window_size: int) -> Boxes:
@@ -38,8 +42,8 @@ def windows_to_boxes(window_indices: Tensor, strides: list[int], window_size: in
         strides: stride of each level, in image pixels.
         window_size: m, in feature pixels.
     """
-    stride = torch.tensor(strides, device=window_indices.device)[window_indices[:, 0]][:, None]
-    corner = window_indices[:, [3, 2]] * stride
+    stride = to_device(strides, window_indices.device)[window_indices[:, 0]][:, None]
+    corner = window_indices[:, 2:4].flip(1) * stride
     return Boxes(torch.cat((corner, corner + window_size * stride), 1).float())
 
 

@@ -121,7 +121,10 @@ class SemiConvROIHeads(StandardROIHeads):
         """
         bit_masks = [gt_bit_masks(image_targets) for image_targets in targets]
         masks_per_level = [
-            [sample_gt_masks(gt_masks, stride, phi.shape[-2:]).to(phi.device) for gt_masks in bit_masks]
+            [
+                sample_gt_masks(gt_masks, stride, phi.shape[-2:]).to(phi.device, non_blocking=True)
+                for gt_masks in bit_masks
+            ]
             for stride, phi in zip(self.embedding_strides, embeddings)
         ]
         operator = self.mask_head.semiconv["operator"]

@@ -141,7 +141,9 @@ def instance_fcn_panels(
     height, width = images.image_sizes[0]
     objectness_maps, score_maps = generator.predict_maps(model.backbone(images.tensor))
     windows_per_level = generator.place_windows(images.image_sizes, objectness_maps)[0]
-    logits_per_level = [generator.objectness_of(objectness_maps, windows) for windows in windows_per_level]
+    logits_per_level = [
+        generator.objectness_of(level_map[0], windows) for level_map, windows in zip(objectness_maps, windows_per_level)
+    ]
     ranks = [logits.sigmoid() for logits in logits_per_level]
     if box is not None:
         target = Boxes(torch.tensor([box], dtype=torch.float32, device=model.device))
