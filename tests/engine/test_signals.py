@@ -170,6 +170,33 @@ def test_an_evaluation_is_left(start):
     assert "SIGTERM: leaving the evaluation, then saving" in run.text() and "Traceback" not in run.text()
 
 
+def test_signals_reach_the_processes_of_launch(tmp_path):
+    """Detectron2's launch needs GPUs; two processes that wait for a signal stand in for what it starts."""
+    (tmp_path / "driver.py").write_text(
+        "import argparse, pathlib, signal, sys, time\n"
+        "import torch\n"
+        "import torch.multiprocessing as mp\n"
+        "from tellapart.engine import launch\n"
+        "def work(rank):\n"
+        "    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))\n"
+        "    pathlib.Path(f'{sys.argv[1]}/ready_{rank}').touch()\n"
+        "    time.sleep(120)\n"
+        "if __name__ == '__main__':\n"
+        "    launch.detectron2_launch = lambda *args, **options: mp.spawn(work, nprocs=2)\n"
+        "    torch.cuda.device_count = lambda: 2\n"
+        "    flags = {'num_gpus': 2, 'num_machines': 1, 'machine_rank': 0, 'dist_url': ''}\n"
+        "    launch.launch(print, argparse.Namespace(**flags))\n"
+    )
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "projects")}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "driver.py"), str(tmp_path)], env=variables)
+    end = time.monotonic() + 120
+    while len(list(tmp_path.glob("ready_*"))) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+
+
 def test_a_folder_in_use_is_refused(start):
     """In one process and in two; the lock of a killed training is free."""
     run = start(None, "DATALOADER.NUM_WORKERS", "0")
