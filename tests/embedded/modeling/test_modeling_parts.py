@@ -17,7 +17,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.sampling import subsample_labels
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, ROIMasks
 
 
 def test_cell_anchors_have_the_given_area_and_ratio():
@@ -200,6 +200,32 @@ def test_postprocess_scales_boxes_removes_empty_ones_and_pastes_masks():
     assert result.scores.tolist() == pytest.approx([0.9, 0.7])
     assert result.pred_masks.dtype == torch.bool and result.pred_masks.shape == (2, 40, 80)
     assert result.pred_masks[0, :19, :39].all() and not result.pred_masks[0, 21:].any()
+
+
+def test_postprocess_lets_masks_paste_themselves():
+    """``pred_masks`` can be ``ROIMasks``, of which a subclass decides how they are pasted."""
+
+    class Ones(ROIMasks):
+        def __getitem__(self, item):
+            return Ones(self.tensor[item])
+
+        def to_bitmasks(self, boxes, height, width, threshold=0.5):
+            assert boxes.tensor.tolist() == [[0, 0, 40, 20], [60, 20, 80, 40]] and threshold == 0.5
+            return BitMasks(torch.ones(len(self), height, width, dtype=torch.bool))
+
+    g = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [30.0, 5.0, 40.0, 8.0], [15.0, 10.0, 40.0, 30.0]])
+    masks = torch.rand(3, 1, 28, 28, generator=g)
+
+    def postprocess(masks):
+        return detector_postprocess(Instances((20, 20), pred_boxes=Boxes(boxes.clone()), pred_masks=masks), 40, 80)
+
+    assert torch.equal(postprocess(ROIMasks(masks[:, 0])).pred_masks, postprocess(masks).pred_masks)
+    assert postprocess(Ones(masks[:, 0])).pred_masks.all()
+    assert len(ROIMasks(masks[:, 0])[torch.tensor([True, False, True])]) == 2
+    assert ROIMasks(masks[:, 0]).to(torch.device("cpu")).device.type == "cpu"
+    with pytest.raises(ValueError):
+        ROIMasks(masks)
 
 
 def make_stages(block_class, **kwargs):

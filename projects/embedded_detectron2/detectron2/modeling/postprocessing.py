@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from detectron2.layers import paste_masks_in_image
-from detectron2.structures import Instances
+from detectron2.structures import Instances, ROIMasks
 
 
 def detector_postprocess(
@@ -15,7 +12,7 @@ def detector_postprocess(
 
     Args:
         results: has ``pred_boxes`` or ``proposal_boxes`` in pixels of ``results.image_size``, which are changed in
-            place, and optionally ``pred_masks``, mask probabilities (N, 1, S, S) relative to the boxes.
+            place, and optionally ``pred_masks``: ``ROIMasks``, or probabilities (N, 1, S, S) relative to the boxes.
         output_height, output_width: the output size in pixels.
         mask_threshold: pixels with at least this probability belong to the mask.
 
@@ -29,7 +26,7 @@ def detector_postprocess(
     boxes.clip(results.image_size)
     results = results[boxes.nonempty()]
     if results.has("pred_masks"):
-        masks, boxes = results.pred_masks[:, 0], results.pred_boxes.tensor
-        pasted = paste_masks_in_image(masks, boxes, results.image_size, threshold=mask_threshold)
-        results.pred_masks = pasted.to(torch.bool)  # uint8 where there are none
+        masks = results.pred_masks
+        masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0])
+        results.pred_masks = masks.to_bitmasks(results.pred_boxes, *results.image_size, mask_threshold).tensor
     return results

@@ -4,4 +4,4 @@
 from .boxes import Boxes, BoxMode, pairwise_iou
 from .image_list import ImageList
 from .instances import Instances
-from .masks import BitMasks, PolygonMasks, polygons_to_bitmask
+from .masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask

@@ -9,6 +9,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 
+from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.layers.roi_align import ROIAlign
 
 from .boxes import Boxes
@@ -224,6 +225,35 @@ class PolygonMasks:
     def cat(polymasks_list: list[PolygonMasks]) -> PolygonMasks:
         """Concatenate a list of ``PolygonMasks``."""
         return PolygonMasks([copy.copy(p) for masks in polymasks_list for p in masks.polygons])
+
+
+class ROIMasks:
+    """Masks (N, S, S) relative to boxes; ``to_bitmasks`` pastes them. The pasting is a subclass's to change."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        if tensor.dim() != 3:
+            raise ValueError(f"ROIMasks: shape {tuple(tensor.shape)}, expected (N, S, S)")
+        self.tensor = tensor
+
+    def to(self, device: torch.device) -> ROIMasks:
+        """Move the masks."""
+        return ROIMasks(self.tensor.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the masks."""
+        return self.tensor.device
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, item: int | slice | torch.Tensor) -> ROIMasks:
+        return ROIMasks(self.tensor[_one_as_slice(item)])
+
+    def to_bitmasks(self, boxes: Boxes, height: int, width: int, threshold: float = 0.5) -> BitMasks:
+        """Paste the masks at ``boxes``, in pixels of an image of ``height`` x ``width``."""
+        pasted = paste_masks_in_image(self.tensor, boxes.tensor, (height, width), threshold=threshold)
+        return BitMasks(pasted.to(torch.bool))  # uint8 where there are none
 
 
 def _polygon_area(polygon: np.ndarray) -> float:
