@@ -47,6 +47,17 @@ def add_config(cfg: CfgNode) -> None:
     # Images with more pixels stop the run. The default is the limit of Pillow, a protection against broken files.
     cfg.INPUT.MAX_PIXELS = 178_956_970
 
+    # Augmentations in training, added to INPUT.RANDOM_FLIP (our choice). Objects that have no up and down: one of the
+    # eight rotations by 90 degrees and reflections.
+    cfg.INPUT.AUGMENTATION = CfgNode()
+    cfg.INPUT.AUGMENTATION.DIHEDRAL = False
+    # Largest relative change of brightness and of contrast, largest standard deviation of a blur in pixels, and of
+    # noise as a fraction of the image's range of values. 0: none. Sizes vary by MIN_SIZE_TRAIN_SAMPLING "range".
+    cfg.INPUT.AUGMENTATION.BRIGHTNESS = 0.0
+    cfg.INPUT.AUGMENTATION.CONTRAST = 0.0
+    cfg.INPUT.AUGMENTATION.BLUR = 0.0
+    cfg.INPUT.AUGMENTATION.NOISE = 0.0
+
     # "SGD", as in Detectron2 and in all three papers, or "ADAMW" (Adam with decoupled weight decay), which learns
     # faster from random weights in short runs.
     cfg.SOLVER.OPTIMIZER = "SGD"
@@ -172,6 +183,9 @@ def add_config(cfg: CfgNode) -> None:
     # Inference: the seed embedding of a region (section 3.4). "soft": the mean over its pixels, weighted by their
     # probabilities, as in training. "hard": the embedding of its most likely pixel.
     cfg.MODEL.SEMICONV.SEED = "soft"
+    # "roi": masks on a grid over each box, of twice ROI_MASK_HEAD.POOLER_RESOLUTION, pasted into the image. "image": s
+    # and log K at every pixel, with the embeddings of the finest level, for thin and winding objects (our choice).
+    cfg.MODEL.SEMICONV.MASK_RESOLUTION = "roi"
     # Factor on the gradient that the embeddings send back into the features; the paper's, so that the RPN is not
     # disturbed.
     cfg.MODEL.SEMICONV.GRADIENT_SCALE = 0.1

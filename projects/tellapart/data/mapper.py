@@ -13,6 +13,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import Transform
 
+from .augmentations import build_augmentations
 from .image_reading import ImageReader, reading_with
 from .worker_signals import stop_with_the_main_process
 
@@ -94,5 +95,5 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
     augmentations = [
         ResizeAnyImage(one) if isinstance(one, T.ResizeShortestEdge) else one for one in mapper.augmentations.augs
     ]
-    mapper.augmentations = T.AugmentationList(augmentations)
+    mapper.augmentations = T.AugmentationList([*augmentations, *(build_augmentations(cfg) if is_train else ())])
     return mapper
