@@ -52,6 +52,12 @@ def mask_rcnn(roi_heads="StandardROIHeads", mask_head="MaskRCNNConvUpsampleHead"
     return cfg
 
 
+def image_masks():
+    cfg = mask_rcnn("SemiConvROIHeads", "SemiConvMaskHead")
+    cfg.MODEL.SEMICONV.MASK_RESOLUTION = "image"
+    return cfg
+
+
 def coloring():
     cfg = get_cfg()
     tellapart.add_config(cfg)

@@ -14,9 +14,9 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from devices.pretend_gpu import DEVICE, PretendGPU, PretendTensor, move
 from parity.common import fill, model_input
-from small_models import CONFIGS, SIZE
+from small_models import CONFIGS, SIZE, image_masks
 
-METHODS = {name: config for name, config in CONFIGS.items() if name != "Mask R-CNN"}
+METHODS = {name: config for name, config in CONFIGS.items() if name != "Mask R-CNN"} | {"image masks": image_masks}
 LOGGED = {"devices.py:put_shares: copy to the CPU": 1}
 TARGETS = {"fcis/losses.py:region_targets: nonzero": 2}
 PER_INSTANCE = {
@@ -40,6 +40,7 @@ WAITS_IN_TRAINING = {
         **{place: 4 * count for place, count in PER_INSTANCE.items()},
     },
     "SemiConvMaskHead": {"semiconv/mask_head.py:forward: _local_scalar_dense": 1},
+    "image masks": {"semiconv/mask_head.py:forward: _local_scalar_dense": 1, **PER_INSTANCE},
 }
 
 

@@ -22,6 +22,7 @@ def check_options(cfg: CfgNode) -> CfgNode:
         "MIXING": [name for name, _ in MIXING_REGISTRY],
         "KERNEL": [name for name, _ in KERNEL_REGISTRY],
         "SEED": list(SEED_FUNCTIONS),
+        "MASK_RESOLUTION": ["roi", "image"],
     }
     positive_keys = ("PIXELS_PER_UNIT", "SIGMA")
     factor_keys = ("GRADIENT_SCALE", "EMBEDDING_LOSS_WEIGHT", "KERNEL_LOSS_WEIGHT")

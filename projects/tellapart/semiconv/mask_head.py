@@ -17,7 +17,17 @@ from ..embeddings.kernels import KERNEL_REGISTRY, SEED_FUNCTIONS, soft_seed
 from ..embeddings.operator import SemiConv
 from ..embeddings.options import check_options
 from ..embeddings.predictor import EmbeddingPredictor
+from ..errors import InputError
 from ..loss_share import loss_share
+from .image_masks import (
+    NUM_CANDIDATES,
+    EmbeddingMap,
+    ImageMasks,
+    masks_at,
+    most_uncertain,
+    random_pixels,
+    sample_grids,
+)  # fmt: skip
 
 _MIN_ONE_MINUS_K = 0.01  # lower bound on 1 - K, which keeps kernel_loss and its gradient finite
 
@@ -70,6 +80,11 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
             InputError: names the first key with a wrong value, the value, and what is expected.
         """
         options = check_options(cfg)
+        if predict_embeddings and options.MASK_RESOLUTION == "image":
+            raise InputError(
+                "MODEL.SEMICONV.MASK_RESOLUTION is 'image', which needs embeddings of the whole image: set "
+                f"MODEL.ROI_HEADS.NAME to SemiConvROIHeads (it is {cfg.MODEL.ROI_HEADS.NAME})"
+            )
         return {
             **super().from_config(cfg, input_shape),
             "semiconv": SemiConv(options.PIXELS_PER_UNIT, options.MIXING),
@@ -89,7 +104,7 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
         return x
 
     def forward(
-        self, x: Tensor, instances: list[Instances], embeddings: Tensor | None = None
+        self, x: Tensor, instances: list[Instances], embeddings: Tensor | EmbeddingMap | None = None
     ) -> dict[str, Tensor] | list[Instances]:
         """Predict the masks of B regions, or compute their losses.
 
@@ -97,7 +112,8 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
             x: pooled features, float (B, C, S, S), in the order of the instances.
             instances: per image. In training with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``, otherwise with
                 ``pred_boxes`` and ``pred_classes``.
-            embeddings: Phi of the regions, float (B, D, 2S, 2S). None: predict them from ``x``.
+            embeddings: Phi of the regions, float (B, D, 2S, 2S). None: predict them from ``x``. An ``EmbeddingMap``:
+                masks at the resolution of the image.
 
         Returns:
             In training ``loss_mask``, Mask R-CNN's loss on the new logits, and ``loss_kernel``, see
@@ -106,18 +122,88 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
         """
         boxes = cat([i.proposal_boxes.tensor if self.training else i.pred_boxes.tensor for i in instances])
         classes = cat([i.gt_classes if self.training else i.pred_classes for i in instances])
+        if self.training and hasattr(self.semiconv["kernel"], "log_sigma"):
+            get_event_storage().put_scalar("semiconv/sigma", self.semiconv["kernel"].log_sigma.exp().item())
+        if isinstance(embeddings, EmbeddingMap):
+            logits, seeds = self.logits_and_seeds(x, boxes, classes, embeddings, [len(i) for i in instances])
+            if self.training:
+                return self.image_losses(logits, seeds, embeddings, instances)
+            return self.image_masks(logits, seeds, embeddings, instances)
         logits, log_kernel = self.logits_and_log_kernel(x, boxes, classes, embeddings)
         mask_logits = (logits + log_kernel)[:, None]
         if not self.training:
             mask_rcnn_inference(mask_logits, instances)
             return instances
-        if hasattr(self.semiconv["kernel"], "log_sigma"):
-            get_event_storage().put_scalar("semiconv/sigma", self.semiconv["kernel"].log_sigma.exp().item())
-        share = loss_share(len(boxes), mask_logits)
+        mask_loss = mask_rcnn_loss(mask_logits, instances, self.vis_period)
+        return self._weighted(mask_loss, kernel_loss(log_kernel, instances), len(boxes))
+
+    def _weighted(self, mask_loss: Tensor, kernel_loss: Tensor, num_regions: int) -> dict[str, Tensor]:
+        share = loss_share(num_regions, mask_loss)
         return {
-            "loss_mask": mask_rcnn_loss(mask_logits, instances, self.vis_period) * self.loss_weight * share,
-            "loss_kernel": kernel_loss(log_kernel, instances) * self.kernel_loss_weight * share,
+            "loss_mask": mask_loss * self.loss_weight * share,
+            "loss_kernel": kernel_loss * self.kernel_loss_weight * share,
         }
+
+    def logits_and_seeds(
+        self, x: Tensor, boxes: Tensor, classes: Tensor, embeddings: EmbeddingMap, counts: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Compute s and the seeds, from the embeddings at the centers of the regions' cells.
+
+        Args:
+            x, boxes, classes: see :meth:`logits_and_log_kernel`.
+            embeddings: of the batch.
+            counts: number of regions of each image.
+
+        Returns:
+            s, float32 (B, 2S, 2S), and Psi_s, float32 (B, D).
+        """
+        logits = self._logits_of_class(x, classes)
+        with torch.autocast(logits.device.type, enabled=False):
+            psi = embeddings.on_boxes(boxes.float(), counts, logits.shape[-1])
+            seed_function = soft_seed if self.training else self.inference_seed
+            return logits, seed_function(logits, psi)
+
+    def image_masks(
+        self, logits: Tensor, seeds: Tensor, embeddings: EmbeddingMap, instances: list[Instances]
+    ) -> list[Instances]:
+        """Set ``pred_masks`` of each image to masks that are computed at the resolution of the output."""
+        counts = [len(i) for i in instances]
+        for image, image_logits, image_seeds, phi in zip(
+            instances, logits.split(counts), seeds.split(counts), embeddings.phi.split(1)
+        ):
+            of_image = EmbeddingMap(phi, embeddings.stride, embeddings.operator)
+            boxes = image.pred_boxes.tensor.clone()  # which postprocessing scales in place
+            image.pred_masks = ImageMasks(
+                image_logits, boxes, image_seeds, of_image, self.semiconv["kernel"], image.image_size
+            )
+        return instances
+
+    def image_losses(
+        self, logits: Tensor, seeds: Tensor, embeddings: EmbeddingMap, instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Compute both losses at as many sampled pixels of each region as it has cells."""
+        if not len(logits):
+            zero = zero_with_grad([logits, seeds, embeddings.phi, *self.semiconv["kernel"].parameters()])
+            return self._weighted(zero, zero, 0)
+        num_points = logits[0].numel()
+        boxes_per_image = [i.proposal_boxes.tensor for i in instances]
+        boxes, counts = torch.cat(boxes_per_image), [len(i) for i in instances]
+        sizes = [i.image_size for i in instances]
+
+        def parts_at(points: list[Tensor]) -> tuple[Tensor, Tensor]:
+            psi = embeddings.at(points)
+            log_kernel = self.semiconv["kernel"](seeds, psi[:, :, None])[:, 0]
+            return sample_grids(logits, boxes, torch.cat(points)), log_kernel
+
+        with torch.autocast(logits.device.type, enabled=False):
+            with torch.no_grad():
+                candidates = [random_pixels(b, NUM_CANDIDATES * num_points, s) for b, s in zip(boxes_per_image, sizes)]
+                points = most_uncertain(sum(parts_at(candidates)), torch.cat(candidates), num_points).split(counts)
+                gt_masks = masks_at(instances, points)
+            own_logits, log_kernel = parts_at(points)
+            mask_logits = own_logits + log_kernel
+            mask_loss = F.binary_cross_entropy_with_logits(mask_logits, gt_masks.float())
+            return self._weighted(mask_loss, cross_entropy_of_kernel(log_kernel, gt_masks), len(boxes))
 
     def logits_and_log_kernel(
         self, x: Tensor, boxes: Tensor, classes: Tensor, embeddings: Tensor | None = None
@@ -133,9 +219,7 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
         Returns:
             Mask R-CNN's own logits s and log K, both float32 (B, 2S, 2S).
         """
-        class_logits = self.layers(x)
-        channel_index = torch.zeros_like(classes) if class_logits.shape[1] == 1 else classes
-        logits = class_logits[torch.arange(len(class_logits), device=class_logits.device), channel_index].float()
+        logits = self._logits_of_class(x, classes)
         if embeddings is None:
             phi = self.semiconv["predictor"](x)
             embeddings = F.interpolate(phi, logits.shape[-2:], mode="bilinear", align_corners=False)
@@ -143,6 +227,11 @@ class SemiConvMaskHead(MaskRCNNConvUpsampleHead):
         with torch.autocast(logits.device.type, enabled=False):  # coordinates in large images need float32
             psi = self.semiconv["operator"].on_boxes(embeddings, boxes.float())
             return logits, self.semiconv["kernel"](seed_function(logits, psi), psi)
+
+    def _logits_of_class(self, x: Tensor, classes: Tensor) -> Tensor:
+        class_logits = self.layers(x)
+        channel_index = torch.zeros_like(classes) if class_logits.shape[1] == 1 else classes
+        return class_logits[torch.arange(len(class_logits), device=class_logits.device), channel_index].float()
 
 
 def kernel_loss(log_kernel: Tensor, instances: list[Instances]) -> Tensor:
@@ -161,5 +250,10 @@ def kernel_loss(log_kernel: Tensor, instances: list[Instances]) -> Tensor:
     size = log_kernel.shape[-1]
     cropped = [i.gt_masks.crop_and_resize(i.proposal_boxes.tensor, size) for i in instances]
     gt_masks = cat([masks.to(log_kernel.device) for masks in cropped])
+    return cross_entropy_of_kernel(log_kernel, gt_masks)
+
+
+def cross_entropy_of_kernel(log_kernel: Tensor, gt_masks: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy between K and bool masks of the same shape."""
     log_one_minus_kernel = torch.log1p(-(1 - _MIN_ONE_MINUS_K) * log_kernel.exp())
     return -torch.where(gt_masks, log_kernel, log_one_minus_kernel).mean()

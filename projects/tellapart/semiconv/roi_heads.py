@@ -19,6 +19,7 @@ from ..embeddings.options import check_options
 from ..embeddings.predictor import EmbeddingPredictor
 from ..errors import InputError
 from ..validation import registry_name_is_a
+from .image_masks import EmbeddingMap
 from .mask_head import SemiConvMaskHead
 
 
@@ -31,15 +32,16 @@ class SemiConvROIHeads(StandardROIHeads):
 
     Args:
         embedding_predictor: feature map of a level to Phi.
-        embedding_pooler: RoI pooler for Phi, with the resolution of the masks.
-        embedding_strides: stride per level, in input pixels.
+        embedding_pooler: RoI pooler for Phi, with the resolution of the masks. None for masks at the resolution of the
+            image, which use the finest level alone.
+        embedding_strides: stride per level that has embeddings, the finest first, in input pixels.
         embedding_loss_weight: factor on ``loss_embedding``.
         **kwargs: arguments of ``StandardROIHeads``. ``mask_head`` must be a ``SemiConvMaskHead``.
     """
 
     @configurable
     def __init__(
-        self, *, embedding_predictor: EmbeddingPredictor, embedding_pooler: ROIPooler,
+        self, *, embedding_predictor: EmbeddingPredictor, embedding_pooler: ROIPooler | None,
         embedding_strides: list[int], embedding_loss_weight: float, **kwargs,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
@@ -64,6 +66,8 @@ class SemiConvROIHeads(StandardROIHeads):
         semiconv_options = check_options(cfg)
         arguments = super().from_config(cfg, input_shape)
         shapes = [input_shape[name] for name in arguments["mask_in_features"]]
+        if semiconv_options.MASK_RESOLUTION == "image":
+            arguments["embedding_pooler"], shapes = None, shapes[:1]
         return {
             **arguments,
             "embedding_predictor": EmbeddingPredictor(cfg, shapes[0].channels),
@@ -94,8 +98,9 @@ class SemiConvROIHeads(StandardROIHeads):
         }
 
     def embed(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """Predict Phi, float (N, D, Hi, Wi), on each level that the mask head pools from."""
-        return [self.embedding_predictor(features[name]) for name in self.mask_in_features]
+        """Predict Phi, float (N, D, Hi, Wi), on each level that the mask head pools from, or on the finest one."""
+        names = self.mask_in_features[: len(self.embedding_strides)]
+        return [self.embedding_predictor(features[name]) for name in names]
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], proposals: list[Instances],
@@ -148,7 +153,36 @@ class SemiConvROIHeads(StandardROIHeads):
             instances, _ = select_foreground_proposals(instances, self.num_classes)
         boxes = [i.proposal_boxes if self.training else i.pred_boxes for i in instances]
         pooled = self.mask_pooler([features[name] for name in self.mask_in_features], boxes)
+        if self.embedding_pooler is None:
+            return self.mask_head(pooled, instances, self._embedding_map(embeddings))
         return self.mask_head(pooled, instances, self.embedding_pooler(embeddings, boxes))
+
+    def _embedding_map(self, embeddings: list[Tensor]) -> EmbeddingMap:
+        return EmbeddingMap(embeddings[0], self.embedding_strides[0], self.mask_head.semiconv["operator"])
+
+    def explain_regions(self, features: dict[str, Tensor], detections: Instances) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the masks of one image's detections are made of, on the grid over each box.
+
+        Args:
+            features: feature maps of the image by name.
+            detections: with ``pred_boxes`` and ``pred_classes``, in input pixels.
+
+        Returns:
+            Mask R-CNN's own logits s (B, S, S), Psi (B, D, S, S) and log K (B, S, S), float32.
+        """
+        head, boxes, classes = self.mask_head, detections.pred_boxes, detections.pred_classes
+        pooled, embeddings = (
+            self.mask_pooler([features[f] for f in self.mask_in_features], [boxes]),
+            self.embed(features),
+        )
+        if self.embedding_pooler is None:
+            embedding_map, counts = self._embedding_map(embeddings), [len(boxes)]
+            logits, seeds = head.logits_and_seeds(pooled, boxes.tensor, classes, embedding_map, counts)
+            psi = embedding_map.on_boxes(boxes.tensor, counts, logits.shape[-1])
+            return logits, psi, head.semiconv["kernel"](seeds, psi)
+        phi = self.embedding_pooler(embeddings, [boxes]).float()
+        logits, log_kernel = head.logits_and_log_kernel(pooled, boxes.tensor, classes, phi)
+        return logits, head.semiconv["operator"].on_boxes(phi, boxes.tensor), log_kernel
 
     def _forward_mask(
         self, features: dict[str, Tensor], instances: list[Instances]

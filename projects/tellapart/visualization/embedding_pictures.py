@@ -193,13 +193,8 @@ def _draw_region_row(
 ) -> list[np.ndarray]:  # fmt: skip
     """Draw the five panels of the lower row, for the detection ``index``."""
     detection, head = detections[index : index + 1], heads.mask_head
-    boxes = [detection.pred_boxes]
-    pooled = heads.mask_pooler([features[name] for name in heads.mask_in_features], boxes)
-    phi = heads.embedding_pooler(heads.embed(features), boxes).float()
-    boxes_tensor, classes = detection.pred_boxes.tensor, detection.pred_classes
-    own_logits, log_kernel = head.logits_and_log_kernel(pooled, boxes_tensor, classes, phi)
+    own_logits, psi, log_kernel = heads.explain_regions(features, detection)
     operator = head.semiconv["operator"]
-    psi = operator.on_boxes(phi, detection.pred_boxes.tensor)
     seed = head.inference_seed(own_logits, psi)[0]
     seed_probs = own_logits.flatten(1).softmax(1).view_as(own_logits)
     region_maps = own_logits.sigmoid(), seed_probs, log_kernel.exp(), (own_logits + log_kernel).sigmoid()
