@@ -36,4 +36,7 @@ def run(args: argparse.Namespace) -> None:
         number, total = write_explanation(predictor, args.image, path, args.instance)
     except OSError as error:
         raise InputError(str(error)) from error
-    print(f"wrote {path}: instance {number} of {total}")
+    if number:
+        print(f"wrote {path}: instance {number} of {total}")
+    else:
+        print(f"wrote {path}: no instance has a score of at least {predictor.threshold:.4g}; --threshold lowers it")

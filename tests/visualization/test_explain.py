@@ -46,10 +46,9 @@ def test_pages_of_all_models(model, run_folder, tmp_path, capsys):
 def test_an_image_without_instances_and_a_broken_one(run_folder, tmp_path, capsys):
     folder = run_folder("fcis")
     page = tmp_path / "page.html"
-    assert write_explanation(Predictor(folder / "output", threshold=1.0, tile="off"), first_image(folder), page) == (
-        0,
-        0,
-    )
+    command = ["explain", first_image(folder), "--model", str(folder / "output"), "--output", str(page)]
+    main([*command, "--threshold", "1.0"])
+    assert "no instance has a score of at least 1; --threshold lowers it" in capsys.readouterr().out
     assert "No instance reaches the threshold" in page.read_text()
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(SystemExit) as stopped:
