@@ -54,7 +54,28 @@ def _one_as_slice(item: int | slice | torch.Tensor) -> slice | torch.Tensor:
     return slice(item, item + 1 or None) if isinstance(item, int) else item
 
 
-class BitMasks:
+class _MaskTensor:
+    """What ``BitMasks`` and ``ROIMasks`` share: one tensor, with a mask per instance."""
+
+    tensor: torch.Tensor
+
+    def to(self, *args, **kwargs):
+        """Return the masks on another device."""
+        return type(self)(self.tensor.to(*args, **kwargs))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensor."""
+        return self.tensor.device
+
+    def __getitem__(self, item: int | slice | torch.Tensor):
+        return type(self)(self.tensor[_one_as_slice(item)])
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+
+class BitMasks(_MaskTensor):
     """Masks of the size of the image, bool (N, H, W)."""
 
     def __init__(self, tensor: torch.Tensor | np.ndarray) -> None:
@@ -64,23 +85,8 @@ class BitMasks:
         self.tensor = tensor
         self.image_size = tuple(tensor.shape[1:])
 
-    def to(self, *args, **kwargs) -> BitMasks:
-        """Return the masks on another device."""
-        return BitMasks(self.tensor.to(*args, **kwargs))
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the tensor."""
-        return self.tensor.device
-
-    def __getitem__(self, item: int | slice | torch.Tensor) -> BitMasks:
-        return BitMasks(self.tensor[_one_as_slice(item)])
-
     def __iter__(self) -> Iterator[torch.Tensor]:
         yield from self.tensor
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
 
     def __repr__(self) -> str:
         return f"BitMasks(num_instances={len(self)})"
@@ -227,28 +233,13 @@ class PolygonMasks:
         return PolygonMasks([copy.copy(p) for masks in polymasks_list for p in masks.polygons])
 
 
-class ROIMasks:
+class ROIMasks(_MaskTensor):
     """Masks (N, S, S) relative to boxes; ``to_bitmasks`` pastes them. The pasting is a subclass's to change."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         if tensor.dim() != 3:
             raise ValueError(f"ROIMasks: shape {tuple(tensor.shape)}, expected (N, S, S)")
         self.tensor = tensor
-
-    def to(self, device: torch.device) -> ROIMasks:
-        """Move the masks."""
-        return ROIMasks(self.tensor.to(device))
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the masks."""
-        return self.tensor.device
-
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def __getitem__(self, item: int | slice | torch.Tensor) -> ROIMasks:
-        return ROIMasks(self.tensor[_one_as_slice(item)])
 
     def to_bitmasks(self, boxes: Boxes, height: int, width: int, threshold: float = 0.5) -> BitMasks:
         """Paste the masks at ``boxes``, in pixels of an image of ``height`` x ``width``."""
