@@ -9,6 +9,9 @@ import threading
 
 import torch
 
+# Windows has no SIGUSR1.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+
 
 @functools.lru_cache(maxsize=1)
 def stop_with_the_main_process(process: int) -> None:
@@ -21,15 +24,16 @@ def stop_with_the_main_process(process: int) -> None:
     """
     if torch.utils.data.get_worker_info() is None:
         return
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # on Linux; elsewhere SIGTERM ends the worker, whoever sends it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_if_the_parent_says_so, args=(os.getppid(),), daemon=True).start()
 
 
 def _exit_if_the_parent_says_so(parent: int) -> None:
+    """Wait for ``SIGTERM`` from the process ``parent``, and drop those of all others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

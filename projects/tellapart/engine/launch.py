@@ -21,9 +21,9 @@ from detectron2.engine import defaults
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
+from ..data.worker_signals import STOP_SIGNALS
 from ..errors import EXIT_INVALID_INPUT, InputError, print_error
 from .cluster import is_launched, join_processes, join_slurm_tasks
-from .preemption import PreemptionHook
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -51,7 +51,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
             f"processes on CPUs: torchrun --nproc_per_node={args.num_gpus} -m tellapart train ..."
         )
     try:
-        with _pass_on_signals() if args.num_gpus > 1 else contextlib.nullcontext():
+        with _pass_on_signals() if args.num_gpus * args.num_machines > 1 else contextlib.nullcontext():
             detectron2_launch(
                 _ReportOnce(main),
                 args.num_gpus,
@@ -93,11 +93,11 @@ def _pass_on_signals() -> Iterator[None]:
     """
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        for process in multiprocessing.active_children():
-            if number != signal.SIGINT:
+        if number != signal.SIGINT:
+            for process in multiprocessing.active_children():
                 os.kill(process.pid, number)
 
-    previous_handlers = {number: signal.signal(number, pass_on) for number in PreemptionHook.SIGNALS}
+    previous_handlers = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..data.worker_signals import STOP_SIGNALS
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,9 +30,6 @@ class PreemptionHook(HookBase):
     saved.
     """
 
-    # Windows has no SIGUSR1.
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
-
     def __init__(self) -> None:
         self._received = 0
         self._left_evaluation = False
@@ -40,7 +39,7 @@ class PreemptionHook(HookBase):
 
     def before_train(self) -> None:
         """Install the signal handlers."""
-        self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
+        self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
         # Only torchrun's processes end with their parent: nohup's and a shell's go on without it.
         self._torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
         if comm.get_world_size() > 1:
