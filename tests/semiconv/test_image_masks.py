@@ -83,6 +83,7 @@ def test_indices_and_no_detections():
     assert torch.equal(masks[keep].to_bitmasks(Boxes(BOXES[keep].clamp(min=0)), *INPUT_SIZE).tensor, whole[keep])
     assert torch.equal(masks[1].to_bitmasks(Boxes(BOXES[1:2].clamp(min=0)), *INPUT_SIZE).tensor, whole[1:2])
     assert torch.equal(masks.to(torch.device("cpu")).to_bitmasks(Boxes(BOXES.clamp(min=0)), *INPUT_SIZE).tensor, whole)
+    assert torch.equal(masks[-1].to_bitmasks(Boxes(BOXES[-1:].clamp(min=0)), *INPUT_SIZE).tensor, whole[-1:])
     assert masks[keep & False].to_bitmasks(Boxes(BOXES[:0]), *INPUT_SIZE).tensor.shape == (0, *INPUT_SIZE)
 
 

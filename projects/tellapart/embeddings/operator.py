@@ -122,7 +122,7 @@ class SemiConv(nn.Module):
         """
         phi = self._checked(phi)
         coordinates = map_coordinates(phi.shape[-2:], stride, origin, phi.device)
-        return self.mix(phi, (coordinates[None] / self.pixels_per_unit).to(phi.dtype))
+        return self.add_coordinates(phi, coordinates[None])
 
     def on_boxes(self, phi: Tensor, boxes: Tensor) -> Tensor:
         """Compute Psi of pooled regions.
@@ -142,7 +142,10 @@ class SemiConv(nn.Module):
             raise ValueError(
                 f"Phi has shape {tuple(phi.shape)} and boxes {tuple(boxes.shape)}, expected (R, D, S, S) and (R, 4)"
             )
-        coordinates = box_coordinates(boxes, phi.shape[-1])
+        return self.add_coordinates(phi, box_coordinates(boxes, phi.shape[-1]))
+
+    def add_coordinates(self, phi: Tensor, coordinates: Tensor) -> Tensor:
+        """Compute Psi from Phi, float (N, D, ...), and its places (N, 2, ...), x before y, in input pixels."""
         return self.mix(phi, (coordinates / self.pixels_per_unit).to(phi.dtype))
 
     @staticmethod

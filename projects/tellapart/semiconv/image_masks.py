@@ -53,7 +53,7 @@ class EmbeddingMap:
             for phi, p in zip(self.phi, points)
         ]
         phi, coordinates = torch.cat(sampled, 1).transpose(0, 1), torch.cat(points).transpose(1, 2)
-        return self.operator.mix(phi, coordinates / self.operator.pixels_per_unit)
+        return self.operator.add_coordinates(phi, coordinates)
 
     def on_boxes(self, boxes: Tensor, counts: list[int], side: int) -> Tensor:
         """Return Psi at the centers of the cells of a grid over each box.
@@ -161,7 +161,7 @@ class ImageMasks(ROIMasks):
         self.image_size = image_size
 
     def __getitem__(self, item: int | slice | Tensor) -> ImageMasks:
-        item = slice(item, item + 1) if isinstance(item, int) else item
+        item = slice(item, item + 1 or None) if isinstance(item, int) else item
         return self._with(self.tensor[item], self.boxes[item], self.seeds[item], self.embeddings)
 
     def to(self, device: torch.device) -> ImageMasks:

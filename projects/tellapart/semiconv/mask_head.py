@@ -27,7 +27,7 @@ from .image_masks import (
     most_uncertain,
     random_pixels,
     sample_grids,
-)  # fmt: skip
+)
 
 _MIN_ONE_MINUS_K = 0.01  # lower bound on 1 - K, which keeps kernel_loss and its gradient finite
 

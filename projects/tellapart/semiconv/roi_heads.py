@@ -161,7 +161,7 @@ class SemiConvROIHeads(StandardROIHeads):
         return EmbeddingMap(embeddings[0], self.embedding_strides[0], self.mask_head.semiconv["operator"])
 
     def explain_regions(self, features: dict[str, Tensor], detections: Instances) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the masks of one image's detections are made of, on the grid over each box.
+        """Return the summands of the mask logits of one image's detections, and Psi, on the grid over each box.
 
         Args:
             features: feature maps of the image by name.
