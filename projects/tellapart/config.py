@@ -62,6 +62,10 @@ def add_config(cfg: CfgNode) -> None:
     # faster from random weights in short runs.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
+    # Exponential moving average of the weights, such as 0.998; 0: none. Checkpoints and evaluations then have the
+    # average, and training goes on with the weights. The average spans about 1 / (1 - EMA_DECAY) iterations.
+    cfg.SOLVER.EMA_DECAY = 0.0
+
     # List of [prefix, factor]: parameters whose name starts with the prefix have the learning rate BASE_LR * factor.
     # Empty by default: one learning rate for all.
     cfg.SOLVER.LR_FACTORS = []

@@ -252,3 +252,59 @@ def test_two_processes_stay_in_sync_and_evaluate_like_one(tiny_set, tiny_config,
         return sorted(detections, key=lambda p: (p["image_id"], -p["score"], p["bbox"]))
 
     assert ordered(predictions["one"][1]) == ordered(predictions["both"][1])
+
+
+def averaged_weights(folder: Path, iteration: int) -> tuple[dict, dict]:
+    """Return the model in the checkpoint of an iteration, and the state of the hook that averages."""
+    checkpoint = torch.load(folder / f"model_{iteration:07d}.pth", weights_only=True)
+    return checkpoint["model"], checkpoint["trainer"]["hooks"].get("AverageWeights", {})
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
+def test_average_of_weights(run, tmp_path, monkeypatch, optimizer):
+    """Training is the same with and without; checkpoints and evaluations have the moving average."""
+    opts = ("SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "3", "MODEL.RESNETS.NORM", "BN")
+    opts = (*opts, "SOLVER.OPTIMIZER", optimizer, "SOLVER.BASE_LR", "0.001")
+    evaluated = []
+
+    def test(cls, cfg, model, evaluators=None):
+        evaluated.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {}
+
+    monkeypatch.setattr(engine.Trainer, "test", classmethod(test))
+    plain = run(tmp_path / "plain", opts=opts)
+    evaluated.clear()
+    assert run(tmp_path / "ema", opts=(*opts, "SOLVER.EMA_DECAY", "0.25")) == plain
+    average, _ = averaged_weights(tmp_path / "ema", 0)
+    for iteration in range(6):
+        weights, _ = averaged_weights(tmp_path / "plain", iteration)
+        found, state = averaged_weights(tmp_path / "ema", iteration)
+        assert state["num_updates"] == iteration + 1
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in state["trained"].items())
+        assert {"backbone.bottom_up.stem.conv1.norm.running_var"} <= set(state["trained"])
+        if iteration > 0:
+            decay = min(0.25, (1 + iteration) / (10 + iteration))
+            average = {name: decay * average[name] + (1 - decay) * weights[name] for name in state["trained"]}
+        for name in state["trained"]:
+            torch.testing.assert_close(found[name], average[name], rtol=1e-5, atol=1e-7)
+    at = [averaged_weights(tmp_path / "ema", iteration)[0] for iteration in (2, 5)]
+    assert len(evaluated) == 2
+    for expected, seen in zip(at, evaluated):
+        assert all(torch.equal(expected[name], seen[name]) for name in expected)
+
+
+def test_average_of_weights_resumes(run, tmp_path, caplog):
+    opts = ("TEST.CONTACT_SHEET.NUM_IMAGES", "0", "TEST.EVAL_PERIOD", "2", "SOLVER.EMA_DECAY", "0.9")
+    whole = run(tmp_path / "whole", opts=opts)
+    killed = run(tmp_path / "killed", opts=opts, kill_at=2)
+    resumed = run(tmp_path / "killed", "--resume", opts=opts)
+    assert {**killed, **resumed} == whole
+    files = [torch.load(tmp_path / d / "model_final.pth", weights_only=True) for d in ("whole", "killed")]
+    assert all(torch.equal(files[0]["model"][name], files[1]["model"][name]) for name in files[0]["model"])
+    trained = [file["trainer"]["hooks"]["AverageWeights"]["trained"] for file in files]
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+    assert "has no average of weights" not in caplog.text
+    # A run that began without: the average starts where it resumes, and says so.
+    run(tmp_path / "late", opts=opts[:4], kill_at=1)
+    run(tmp_path / "late", "--resume", opts=opts)
+    assert "has no average of weights: it starts at iteration 2" in (tmp_path / "late" / "log.txt").read_text()

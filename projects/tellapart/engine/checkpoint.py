@@ -16,6 +16,7 @@ from ..files import atomic_file
 from .input_channels import adapt_first_convolution
 from .resume_checks import check_resumed_optimizer
 from .safe_pickle import check_pickle
+from .weight_averaging import WeightAverage
 from .weights_file import weights_in, why_unreadable
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Checkpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.cfg = cfg
         self.path_manager = AtomicPathManager(self.path_manager)
+        self.average: WeightAverage | None = None
         self._loaded_names: set[str] = set()
         self._incompatible: Any = None
         self._resuming = self._must_fit = False
@@ -66,6 +68,11 @@ class Checkpointer(DetectionCheckpointer):
     def from_checkpointer(cls, other: DetectionCheckpointer) -> Checkpointer:
         """Return a ``Checkpointer`` with the model, folder and checkpointables of ``other``."""
         return cls(other.model, other.save_dir, save_to_disk=other.save_to_disk, **other.checkpointables)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save the checkpoint ``name``.pth; its model has the averaged weights, if the training averages them."""
+        with self.average.in_model() if self.average else contextlib.nullcontext():
+            super().save(name, **kwargs)
 
     def resume_or_load(self, path: str, *, resume: bool = True, must_fit: bool = False) -> dict[str, Any]:
         """Load ``path``, or the last checkpoint of the output folder if ``resume`` is set and there is one.

@@ -29,6 +29,7 @@ from .preemption import PreemptionHook
 from .run_files import contact_sheet_path, inference_folder
 from .validation_hook import ValidationHook
 from .value_checks import with_tuples_of_names
+from .weight_averaging import AverageWeights, TrainOn
 
 logger = logging.getLogger(__name__)
 EVALUATORS = {
@@ -63,7 +64,11 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         """Return Detectron2's hooks and ours; the preemption hook is last, so that it saves a finished iteration."""
-        hooks = [*super().build_hooks(), KeepLossHistory(), ValidationHook(), PreemptionHook()]
+        hooks = [*super().build_hooks(), KeepLossHistory(), ValidationHook()]
+        if self.cfg.SOLVER.EMA_DECAY > 0:
+            averaging = AverageWeights(self.cfg.SOLVER.EMA_DECAY)
+            hooks = [averaging, *hooks, TrainOn(averaging)]
+        hooks.append(PreemptionHook())
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryStep(self.cfg.SEED))
         return hooks

@@ -110,6 +110,7 @@ def _training(cfg: CfgNode) -> Iterator[tuple[str, bool, str]]:
     yield "SOLVER.BASE_LR", 0 < solver.BASE_LR < math.inf, "a number above 0"
     yield "SOLVER.LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME in _SCHEDULERS, f"one of {', '.join(_SCHEDULERS)}"
     yield "SOLVER.OPTIMIZER", solver.OPTIMIZER in ("SGD", "ADAMW"), "SGD or ADAMW"
+    yield "SOLVER.EMA_DECAY", 0 <= solver.EMA_DECAY < 1, "0 (no average) or a number below 1, such as 0.998"
     yield "SOLVER.AMP.ENABLED", not solver.AMP.ENABLED or torch.cuda.is_available(), "False without a CUDA device"
     clip = solver.CLIP_GRADIENTS
     yield (
