@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import InputError, first_few
 from ..files import atomic_file
+from ..model_zoo.models import PREFIX, get_model_folder
 from .input_channels import adapt_first_convolution
 from .resume_checks import check_resumed_optimizer
 from .safe_pickle import check_pickle
@@ -185,10 +186,12 @@ def check_exists(path: str) -> None:
     """Check that ``path`` is "", an address or an existing file; it may end with "?matching_heuristics=True".
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or no trained model of that name.
     """
     file = path.partition("?")[0]
-    if file and "://" not in file and not os.path.isfile(file):
+    if file.startswith(PREFIX):
+        get_model_folder(file)
+    elif file and "://" not in file and not os.path.isfile(file):
         raise InputError(f"checkpoint {file} {'is a folder' if os.path.isdir(file) else 'does not exist'}")
 
 

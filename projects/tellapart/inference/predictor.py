@@ -16,10 +16,11 @@ from ..data.image_source import ArraySource, ImageSource, open_source
 from ..engine.checkpoint import Checkpointer, check_exists
 from ..engine.model_info import is_class_agnostic
 from ..errors import InputError
+from ..model_zoo.models import get_model_folder
 from .image_model import ImageModel, choose_tiling, parse_tile, predict_tiles, to_detections, to_instances
 from .limits import UNKNOWN_THRESHOLD, Limits
 from .merging import Detections
-from .run_folder import find_model, zoo_folder
+from .run_folder import find_model
 
 if TYPE_CHECKING:
     from .folder import FolderResult
@@ -71,12 +72,12 @@ class Predictor:
 
     @classmethod
     def from_zoo(cls, name: str, **kwargs: Any) -> Predictor:
-        """Return the predictor of a trained model by name: a run folder ``$TELLAPART_CACHE/models/NAME``.
+        """Return the predictor of a trained model by name, see :func:`tellapart.model_zoo.list_models`.
 
         Raises:
             InputError: there is no such model.
         """
-        return cls(zoo_folder(name), **kwargs)
+        return cls(get_model_folder(name), **kwargs)
 
     def _choose_threshold(self, threshold: float | None) -> tuple[float, str]:
         if threshold is not None:

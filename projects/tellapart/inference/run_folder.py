@@ -5,29 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
 
 from ..data.reading_options import ReadingOptions
 from ..engine.config_checks import load_config
 from ..engine.model_info import ModelInfo, is_class_agnostic
-from ..errors import InputError, did_you_mean
-from ..files import cache_dir
-
-
-def zoo_folder(name: str) -> Path:
-    """Return the folder of a trained model in the model zoo, ``$TELLAPART_CACHE/models/NAME``.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    root = cache_dir() / "models"
-    known = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    if name not in known:
-        hint = did_you_mean(name, known) or f"; there are {', '.join(known) or 'none'} in {root}"
-        raise InputError(f"no trained model is named {name}{hint}. Use a run folder, or copy one to {root / name}")
-    return root / name
+from ..errors import InputError
+from ..model_zoo.models import PREFIX, get_model_folder
 
 
 def find_model(
@@ -37,7 +26,7 @@ def find_model(
 
     Args:
         config_or_run_folder: the ``OUTPUT_DIR`` of a training; a config file, or its name in the model zoo, with
-            weights; or the name of a trained model, see :func:`zoo_folder`.
+            weights; or the name of a trained model, see :func:`get_model_folder`.
         weights: file of the weights. Default: those of the run folder (the best ones on the validation set, else
             "model_final.pth", else the last checkpoint), or
             ``MODEL.WEIGHTS`` of the config.
@@ -50,13 +39,13 @@ def find_model(
     is_config = text.endswith((".yaml", ".yml"))
     folder = Path(text)
     if not is_config and not folder.is_dir():
-        if os.sep in text or folder.exists():
+        if (os.sep in text and not text.startswith(PREFIX)) or folder.exists():
             raise InputError(f"model {text} is not a folder: expected a run folder, which has config.yaml and weights")
-        folder = zoo_folder(text)
+        folder = get_model_folder(text)
     info = None
     if is_config:
         cfg = load_config(text, list(opts))
-        path = weights or cfg.MODEL.WEIGHTS
+        path = local_weights(weights or cfg.MODEL.WEIGHTS)
         info = ModelInfo.read(Path(path).parent) if path and "://" not in path else None
     else:
         config_file = folder / "config.yaml"
@@ -65,7 +54,7 @@ def find_model(
         cfg = load_config(str(config_file), list(opts))
         info = ModelInfo.read(folder)
         named = "MODEL.WEIGHTS" in opts
-        path = weights or (cfg.MODEL.WEIGHTS if named else _weights_in(folder, info))
+        path = local_weights(weights or (cfg.MODEL.WEIGHTS if named else _weights_in(folder, info)))
     if not path:
         raise InputError(f"model {text} has no weights: name a file, such as output/model_final.pth")
     cfg.MODEL.WEIGHTS = path
@@ -79,6 +68,34 @@ def find_model(
         classes = _class_names(cfg)
         info = ModelInfo(classes) if info is None else ModelInfo(**{**vars(info), "classes": classes})
     return cfg, info
+
+
+def local_weights(path: str) -> str:
+    """Return the file of weights ``tellapart://NAME``, and any other path or address as it is.
+
+    Raises:
+        InputError: there is no such model, or its weights are damaged.
+    """
+    if not path.startswith(PREFIX):
+        return path
+    folder = get_model_folder(path)
+    return _weights_in(folder, ModelInfo.read(folder))
+
+
+class _ModelZooHandler(PathHandler):
+    """Lets Detectron2's checkpointer read ``tellapart://NAME``."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return local_weights(path)
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
+        return open(local_weights(path), mode)
+
+
+PathManager.register_handler(_ModelZooHandler(), allow_override=True)
 
 
 def _weights_in(folder: Path, info: ModelInfo | None) -> str:

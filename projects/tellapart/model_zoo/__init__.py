@@ -1,4 +1,8 @@
-"""The configs that come with the package, by name: the path below ``configs/``, such as "FCIS/fcis_R_50_FPN.yaml"."""
+"""The configs and trained models that come with the package.
+
+A config's name is its path below ``configs/``, such as "FCIS/fcis_R_50_FPN.yaml"; a trained model's is that of its
+folder, such as "nuclei_fcis".
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..config import add_config
 from ..errors import InputError, did_you_mean
+from .models import get_model_folder, list_models
+
+__all__ = ["get_config", "get_config_file", "get_model_folder", "list_configs", "list_models"]
 
 # In a checkout this is a symbolic link to the folder configs/ of the repository; a wheel contains its files.
 _FOLDER = Path(__file__).resolve().parent / "configs"
