@@ -212,6 +212,10 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.COLORING.MIN_PIXELS = 20
 
     # ------------------------------------------------------------------------------------------------- evaluation
+    # With TEST.AUG.ENABLED, for objects that have no up and down: the eight rotations by 90 degrees and reflections,
+    # instead of TEST.AUG.FLIP's two views. TEST.AUG.MIN_SIZES (): the size of evaluation only.
+    cfg.TEST.AUG.DIHEDRAL = False
+
     # Any of "coco" (AP of boxes and masks, Detectron2's), "instances" (F1, PQ, AJI and counts at the best score
     # threshold, which is kept for prediction; left out if MODEL.MASK_ON is False), "mask_proposals" (recall of
     # class-agnostic masks) and "coloring" (adjusted Rand index of the pixels).

@@ -308,3 +308,12 @@ def test_average_of_weights_resumes(run, tmp_path, caplog):
     run(tmp_path / "late", opts=opts[:4], kill_at=1)
     run(tmp_path / "late", "--resume", opts=opts)
     assert "has no average of weights: it starts at iteration 2" in (tmp_path / "late" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("model", ["Mask R-CNN", "FCIS", "InstanceFCN"])
+def test_test_time_augmentation(run, tmp_path, model):
+    """All evaluators take the merged instances of the views."""
+    opts = ("SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
+    run(tmp_path / "a", opts=(*MODELS[model], *opts, "TEST.AUG.ENABLED", "True", "TEST.AUG.DIHEDRAL", "True"))
+    assert f"{NAME} in csv format" in (tmp_path / "a" / "log.txt").read_text()
+    assert json.loads((tmp_path / "a" / "inference" / "coco_instances_results.json").read_text())

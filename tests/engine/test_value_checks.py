@@ -65,7 +65,7 @@ def test_all_wrong_values_are_in_one_message(cfg):
     check(cfg, is_training=False)  # the number of iterations does not matter
 
 
-@pytest.mark.parametrize("key", ["TEST.AUG.ENABLED", "MODEL.LOAD_PROPOSALS", "MODEL.KEYPOINT_ON"])
+@pytest.mark.parametrize("key", ["MODEL.LOAD_PROPOSALS", "MODEL.KEYPOINT_ON"])
 def test_keys_that_a_method_ignores_are_refused(cfg, key):
     set_value(cfg, key, True)
     cfg.MODEL.META_ARCHITECTURE = "FCIS"
@@ -109,3 +109,16 @@ def test_one_name_as_text_is_a_tuple(cfg):
     cfg.freeze()
     assert with_tuples_of_names(cfg).DATASETS.TEST == ("shapes_val",)
     assert cfg.DATASETS.TEST == "shapes_val"
+
+
+def test_test_time_augmentation(cfg):
+    cfg.TEST.AUG.ENABLED = True
+    check(cfg)
+    cfg.TEST.AUG.MIN_SIZES = ()
+    check(cfg)
+    cfg.TEST.AUG.MIN_SIZES = (0, 200)
+    with pytest.raises(InputError, match=r"TEST.AUG.MIN_SIZES is \(0, 200\), expected numbers of pixels"):
+        check(cfg)
+    cfg.TEST.AUG.MIN_SIZES, cfg.MODEL.META_ARCHITECTURE = (), "SemiConvColoring"
+    with pytest.raises(InputError, match="TEST.AUG.ENABLED is True, expected False for SemiConvColoring"):
+        check(cfg)

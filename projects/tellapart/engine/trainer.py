@@ -20,6 +20,7 @@ from ..data.loader import build_guarded_test_loader, build_resumable_train_loade
 from ..data.reader import evaluation_metadata
 from ..errors import InputError
 from ..evaluation import ColoringEvaluator, CropCOCOEvaluator, InstanceEvaluator, MaskProposalEvaluator
+from ..inference.test_augmentation import augmented
 from ..inference.tiled_evaluation import TiledModel, opening_mapper, uses_tiles
 from ..visualization.contact_sheet import contact_sheet_from_results
 from .checkpoint import Checkpointer
@@ -146,10 +147,10 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model, evaluators=None) -> dict:
         """Evaluate on every test set, then draw a contact sheet for each test set with COCO results."""
         cfg = with_tuples_of_names(cfg)
+        dense = not {"coco", "instances"} >= set(cfg.TEST.EVALUATORS)
+        model = augmented(model, cfg, dense)
         if uses_tiles(cfg):
-            model = TiledModel(
-                model, cfg, ModelInfo.of_run(cfg), dense=not {"coco", "instances"} >= set(cfg.TEST.EVALUATORS)
-            )
+            model = TiledModel(model, cfg, ModelInfo.of_run(cfg), dense)
         results = super().test(cfg, model, evaluators)
         if isinstance(model, TiledModel):
             model.log_limits()

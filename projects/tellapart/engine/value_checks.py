@@ -73,7 +73,10 @@ def _common(cfg: CfgNode, evaluators: tuple[str, ...]) -> Iterator[tuple[str, bo
     yield "TEST.TILE", cfg.TEST.TILE is None or _is_tile(cfg.TEST.TILE), "auto, off, or at least 32 pixels"
     yield "TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD >= 0, "0 (only at the end) or a number of iterations"
     own = cfg.MODEL.META_ARCHITECTURE in _OWN_ARCHITECTURES
-    yield "TEST.AUG.ENABLED", not (cfg.TEST.AUG.ENABLED and own), f"False for {cfg.MODEL.META_ARCHITECTURE}"
+    is_coloring = cfg.MODEL.META_ARCHITECTURE == "SemiConvColoring"
+    yield "TEST.AUG.ENABLED", not (cfg.TEST.AUG.ENABLED and is_coloring), "False for SemiConvColoring"
+    sizes = cfg.TEST.AUG.MIN_SIZES
+    yield "TEST.AUG.MIN_SIZES", not sizes or (_is_sizes(sizes) and min(sizes) > 0), "numbers of pixels, or () for none"
     yield "MODEL.LOAD_PROPOSALS", not (cfg.MODEL.LOAD_PROPOSALS and own), f"False for {cfg.MODEL.META_ARCHITECTURE}"
     yield "MODEL.KEYPOINT_ON", not (cfg.MODEL.KEYPOINT_ON and own), f"False for {cfg.MODEL.META_ARCHITECTURE}"
     yield "MODEL.DEVICE", _has_device(cfg.MODEL.DEVICE), "cpu, cuda, or a device that this machine has, such as cuda:0"

@@ -21,6 +21,7 @@ from .image_model import ImageModel, choose_tiling, parse_tile, predict_tiles, t
 from .limits import UNKNOWN_THRESHOLD, Limits
 from .merging import Detections
 from .run_folder import find_model
+from .test_augmentation import augmented
 
 if TYPE_CHECKING:
     from .folder import FolderResult
@@ -66,7 +67,7 @@ class Predictor:
         self.reader = ImageReader.from_cfg(self.cfg)
         self.model = build_model(self.cfg).eval()
         Checkpointer(self.model, cfg=self.cfg).resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False, must_fit=True)
-        self._image_model = ImageModel(self.model, self.cfg)
+        self._image_model = ImageModel(augmented(self.model, self.cfg), self.cfg)
         self.threshold, self._threshold_origin = self._choose_threshold(threshold)
         self.limits = Limits(self.cfg, self.info)
 
