@@ -57,6 +57,9 @@ def add_config(cfg: CfgNode) -> None:
     cfg.INPUT.AUGMENTATION.CONTRAST = 0.0
     cfg.INPUT.AUGMENTATION.BLUR = 0.0
     cfg.INPUT.AUGMENTATION.NOISE = 0.0
+    # Probability that instances of another training image, or of the same one, are pasted into an image (Ghiasi et al.,
+    # 2021). They cover what is below: not for data whose masks overlap.
+    cfg.INPUT.AUGMENTATION.COPY_PASTE = 0.0
 
     # "SGD", as in Detectron2 and in all three papers, or "ADAMW" (Adam with decoupled weight decay), which learns
     # faster from random weights in short runs.

@@ -111,8 +111,11 @@ def build_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     """
     options = cfg.INPUT.AUGMENTATION
     below_one = (("BRIGHTNESS", "CONTRAST", "NOISE"), lambda value: 0 <= value < 1, "from 0 to below 1")
+    fraction = (("COPY_PASTE",), lambda value: 0 <= value <= 1, "a probability from 0 to 1")
     any_positive = (("BLUR",), lambda value: 0 <= value < 100, "0 or more pixels")
-    checks = [(key, test(options[key]), text) for keys, test, text in (below_one, any_positive) for key in keys]
+    checks = [
+        (key, test(options[key]), text) for keys, test, text in (below_one, fraction, any_positive) for key in keys
+    ]
     check_keys("INPUT.AUGMENTATION", options, checks)
     added = [RandomDihedral()] if options.DIHEDRAL else []
     amounts = (options.BRIGHTNESS, options.CONTRAST, options.BLUR, options.NOISE)

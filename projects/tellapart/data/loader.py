@@ -27,6 +27,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .content import DatasetContent
+from .copy_paste import CopyPaste
 from .image_reading import ImageReader
 from .mapper import UNREADABLE, GuardedMapper, build_mapper
 from .reader import read_dataset, release_dataset
@@ -152,7 +153,9 @@ class ResumableBatchSampler(Sampler):
 class PositionSeededDataset(Dataset):
     """Maps (position, index) to a training sample whose randomness depends only on (seed, position)."""
 
-    def __init__(self, dicts: Any, mapper: GuardedMapper, seed: int, skip_bad: bool) -> None:
+    def __init__(
+        self, dicts: Any, mapper: GuardedMapper, seed: int, skip_bad: bool, copy_paste: CopyPaste | None = None
+    ) -> None:
         """
         Args:
             dicts: dataset dicts by index; every access returns a new copy.
@@ -160,11 +163,13 @@ class PositionSeededDataset(Dataset):
                 image that is to be replaced by the next one, as Detectron2's mappers do.
             seed: of the run.
             skip_bad: replace an unreadable image by the next one.
+            copy_paste: applied to every sample, if given.
         """
         self.dicts = dicts
         self.mapper = mapper
         self.seed = seed
         self.skip_bad = skip_bad
+        self.copy_paste = copy_paste
 
     def __len__(self) -> int:
         return len(self.dicts)
@@ -174,7 +179,9 @@ class PositionSeededDataset(Dataset):
         skipped: dict[str, str] = {}
         for step in range(len(self.dicts)):
             with _seeded(self.seed, position):
-                sample = self.mapper(self.dicts[(index + step) % len(self.dicts)])
+                sample = self._load(index + step)
+                if self.copy_paste is not None and sample is not None and UNREADABLE not in sample:
+                    sample = self.copy_paste(sample, index + step, len(self.dicts), self._load)
             if sample is None:
                 continue
             if UNREADABLE in sample and self.skip_bad:
@@ -182,6 +189,9 @@ class PositionSeededDataset(Dataset):
                 continue
             return {**sample, _SKIPPED: skipped} if skipped else sample
         raise InputError(f"None of the {len(self.dicts)} training images can be used")
+
+    def _load(self, index: int) -> dict | None:
+        return self.mapper(self.dicts[index % len(self.dicts)])
 
 
 @contextmanager
@@ -248,7 +258,11 @@ def build_resumable_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict] | 
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = np.array([one["width"] > one["height"] for one in dicts], dtype=np.int8)
     sampler = ResumableBatchSampler(_build_sampler(cfg, dicts, seed), cfg.SOLVER.IMS_PER_BATCH // world, groups)
-    dataset = PositionSeededDataset(DatasetFromList(dicts), guarded, seed, cfg.DATALOADER.SKIP_BAD_IMAGES)
+    probability = cfg.INPUT.AUGMENTATION.COPY_PASTE
+    dataset = PositionSeededDataset(
+        DatasetFromList(dicts), guarded, seed, cfg.DATALOADER.SKIP_BAD_IMAGES,
+        CopyPaste(probability) if probability > 0 else None,
+    )  # fmt: skip
     for name in names:
         release_dataset(name, cfg.MODEL.MASK_ON)
     return ResumableLoader(dataset, sampler, cfg.DATALOADER.NUM_WORKERS)
