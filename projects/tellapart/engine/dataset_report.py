@@ -18,7 +18,7 @@ from ..data.statistics import MaskMeasurements, Objects, evenly_spread, measure_
 from ..errors import InputError, print_error
 from .checkpoint import check_weights
 from .config_checks import check_datasets, load_config
-from .own_settings import Stage, choose_method, choose_settings
+from .own_settings import Settings, choose_method, choose_settings
 from .trainer import EVALUATORS
 from .value_checks import check_values
 
@@ -56,10 +56,10 @@ def check(data: Sequence[str], config_file: str = "", opts: Sequence[str] = ()) 
             first.check_trainable(needs_masks=first.has_masks)
             objects, masks = measured[names[0]]
             method, reason = choose_method(masks)
-            stage = choose_settings(first.classes, objects, masks is not None, method).stages[-1]
-            _print(data[0], method, reason, stage)
-            more = [str(word) for pair in stage.options.items() for word in pair]
-            cfg = load_config(stage.base, [*_CPU, *more, "MODEL.WEIGHTS", "", *opts])
+            settings = choose_settings(first.classes, objects, masks is not None, method)
+            _print(data[0], reason, settings)
+            more = [str(word) for pair in settings.options.items() for word in pair]
+            cfg = load_config(settings.base, [*_CPU, *more, "MODEL.WEIGHTS", "", *opts])
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(train), tuple(test)
         check_values(cfg, tuple(EVALUATORS), is_training=bool(train))
         check_weights(cfg, resume=False, needed=False)
@@ -104,8 +104,8 @@ def _describe_images(cfg: CfgNode, content: DatasetContent) -> str:
     return f"files: {num_opened} of {len(content.records)} opened: {shown}"
 
 
-def _print(data: str, method: str, reason: str, stage: Stage) -> None:
-    print(f"suggestion: {method}, because {reason}")
-    print(f"  tellapart train --train {shlex.quote(data)} --method {method}")
-    words = (f"{key} {shlex.quote(str(value))}" for key, value in stage.options.items())
-    print(f"  which trains {stage.base} with {' '.join(words)}")
+def _print(data: str, reason: str, settings: Settings) -> None:
+    print(f"suggestion: {settings.method}, because {reason}")
+    print(f"  tellapart train --train {shlex.quote(data)} --method {settings.method}")
+    words = (f"{key} {shlex.quote(str(value))}" for key, value in settings.options.items())
+    print(f"  which trains {settings.base} with {' '.join(words)}")

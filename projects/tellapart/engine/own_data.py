@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,14 +27,12 @@ from ..model_zoo import get_config_file
 from . import train
 from .cluster import is_launched, join_slurm_tasks
 from .config_checks import load_config, register_from_flags
-from .job_runner import in_parallel, run_training
 from .own_settings import Settings, Start, choose_method, choose_settings
 
 _VAL_FRACTION = 0.2
 _SPLIT_SEED = 0
 _NUM_SAMPLED = 8  # images opened for their number of channels
 _CONFIG_FILE = "train.yaml"
-_FIRST_STAGE = "first_stage"
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class _Data:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train on the data sets that the flags of ``tellapart train`` name, in one or two stages.
+    """Train on the data sets that the flags of ``tellapart train`` name.
 
     Args:
         args: the flags ``train``, ``val``, ``method``, ``init``, ``output`` and those of Detectron2.
@@ -74,19 +71,12 @@ def run(args: argparse.Namespace) -> None:
     data = _open_data(train_name, args.val, output, args.resume)
     contents = {name: read_dataset(name) for name in (data.train, data.val)}
     settings = _settings(contents[data.train], method, start, args)
-    if len(settings.stages) > 1 and is_launched():
-        raise InputError(
-            "--method semiconv trains two stages, which torchrun and srun cannot start: use --num-gpus, or train "
-            "--method maskrcnn first and name its run with --init"
-        )
-    *first, last = _write_configs(settings, data, output)
+    config = _write_config(settings, data, output)
     if os.environ.get("RANK", "0") == "0":
         print(_describe(settings, reason, data, contents, output, args.opts), flush=True)
-    for stage in first:
-        _train_first(stage, data, args)
     # Processes that this one starts have to register the data sets again.
     registered = [*args.register, *data.registered]
-    final = {"config_file": str(last), "register": registered, "opts": list(args.opts), "eval_only": False}
+    final = {"config_file": str(config), "register": registered, "opts": list(args.opts), "eval_only": False}
     train.run(argparse.Namespace(**{**vars(args), **final}))
 
 
@@ -103,8 +93,7 @@ def _output_in(opts: Sequence[str]) -> str:
 
 def _check_output(output: Path, resume: bool) -> None:
     """Check that a training would not overwrite an earlier one."""
-    found = [path for path in (output / "config.yaml", output / _FIRST_STAGE / "config.yaml") if path.is_file()]
-    if found and not resume:
+    if (output / "config.yaml").is_file() and not resume:
         raise InputError(f"{output} has a run already: --resume goes on with it, --output names another folder")
 
 
@@ -191,28 +180,22 @@ def _num_channels(content: DatasetContent) -> int:
     return 3 if number in (1, 4) else number
 
 
-def _write_configs(settings: Settings, data: _Data, output: Path) -> list[Path]:
-    """Write the config of every stage; return their paths, that of the last stage in the output folder."""
-    paths = []
-    for number, stage in enumerate(settings.stages, 1):
-        is_last = number == len(settings.stages)
-        folder = output if is_last else output / _FIRST_STAGE
-        options = dict(stage.options)
-        options.update({"DATASETS.TRAIN": [data.train], "DATASETS.TEST": [data.val], "OUTPUT_DIR": str(folder)})
-        if number > 1:
-            options["MODEL.WEIGHTS"] = str(output / _FIRST_STAGE / "model_final.pth")
-        base = stage.base if os.path.isfile(stage.base) else get_config_file(stage.base)
-        text = yaml.safe_dump({"_BASE_": base, **_nested(options)}, sort_keys=False, default_flow_style=None)
-        path = folder / _CONFIG_FILE
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as file:
-                file.write(f"# Written by tellapart train for {data.train}.\n{text}")
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error}") from error
-        load_config(str(path), [])
-        paths.append(path)
-    return paths
+def _write_config(settings: Settings, data: _Data, output: Path) -> Path:
+    """Write the config of the training into the output folder; return its path."""
+    options = {
+        **settings.options, "DATASETS.TRAIN": [data.train], "DATASETS.TEST": [data.val], "OUTPUT_DIR": str(output),
+    }  # fmt: skip
+    base = settings.base if os.path.isfile(settings.base) else get_config_file(settings.base)
+    text = yaml.safe_dump({"_BASE_": base, **_nested(options)}, sort_keys=False, default_flow_style=None)
+    path = output / _CONFIG_FILE
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(f"# Written by tellapart train for {data.train}.\n{text}")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}") from error
+    load_config(str(path), [])
+    return path
 
 
 def _nested(options: dict[str, Any]) -> dict[str, Any]:
@@ -245,14 +228,11 @@ def _describe(
         )
     lines.append(f"method: {settings.method}" + (f", because {reason}" if reason else ""))
     lines += settings.notes
-    for number, stage in enumerate(settings.stages, 1):
-        which = f"stage {number} of {len(settings.stages)}: " if len(settings.stages) > 1 else ""
-        folder = output if number == len(settings.stages) else output / _FIRST_STAGE
-        lines.append(f"{which}{folder / _CONFIG_FILE}, from {stage.base}:")
-        given = dict(zip(opts[::2], opts[1::2]))
-        options = {**stage.options, **{key: f"{value} (given)" for key, value in given.items()}}
-        lines += [f"  {key}: {value}" for key, value in options.items()]
-        lines.append(f"  {_duration({**stage.options, **given})}")
+    lines.append(f"{output / _CONFIG_FILE}, from {settings.base}:")
+    given = dict(zip(opts[::2], opts[1::2]))
+    options = {**settings.options, **{key: f"{value} (given)" for key, value in given.items()}}
+    lines += [f"  {key}: {value}" for key, value in options.items()]
+    lines.append(f"  {_duration({**settings.options, **given})}")
     lines.append("The expected time is in the log after 20 iterations.")
     return "\n".join(lines)
 
@@ -262,19 +242,3 @@ def _duration(options: dict[str, Any]) -> str:
         f"{options['SOLVER.MAX_ITER']} iterations of {options['SOLVER.IMS_PER_BATCH']} images, validation every "
         f"{options['TEST.EVAL_PERIOD']}"
     )
-
-
-def _train_first(config: Path, data: _Data, args: argparse.Namespace) -> None:
-    """Train the first stage in a process of its own, unless it is finished."""
-    folder = config.parent
-    if args.resume and (folder / "model_final.pth").is_file():
-        return
-    flags = [word for text in (*args.register, *data.registered) for word in ("--register", text)]
-    flags += ["--num-gpus", str(args.num_gpus), "--num-machines", str(args.num_machines)]
-    flags += ["--machine-rank", str(args.machine_rank), "--dist-url", args.dist_url]
-    kept = [pair for pair in zip(args.opts[::2], args.opts[1::2]) if pair[0] not in ("OUTPUT_DIR", "MODEL.WEIGHTS")]
-    options = [word for pair in kept for word in pair]
-    code = in_parallel([lambda: run_training(config, options, flags)], 1)[0]
-    if code:
-        print(f"error: stage 1 failed (exit {code}); the same command with --resume goes on", file=sys.stderr)
-        sys.exit(code if code > 0 else 128 - code)

@@ -18,7 +18,7 @@ METHODS = ("fcis", "semiconv", "maskrcnn")
 _CONFIGS = {
     "fcis": "quick/fcis/fcis_R_18_nuclei.yaml",
     "maskrcnn": "quick/mask_rcnn/mask_rcnn_R_18_FPN_nuclei.yaml",
-    "semiconv": "quick/semiconv/semiconv_R_18_FPN_nuclei.yaml",
+    "semiconv": "quick/semiconv/semiconv_R_18_FPN_worms.yaml",
 }
 _THIN_FILL = 0.4  # median share of its box that a mask fills: 0.22 for worms, 0.60 for shapes, 0.77 for nuclei
 _CROWDED = 0.3  # mean share of other objects in an object's box, above that of shapes (0.2), where FCIS is better
@@ -33,11 +33,14 @@ _MAX_TEST_SIDE = 1333  # pixels: Detectron2's default. Larger images are predict
 _TILE_SIDE = 800
 _PIXELS_PER_BATCH, _LARGEST_BATCH = {"fcis": 230_000, "maskrcnn": 230_000, "semiconv": 200_000}, 8
 # Pixels that a training sees: 100 million are about 400 iterations of 4 images of 256 px.
-_PIXELS_SEEN = {"fcis": 100e6, "maskrcnn": 110e6, "semiconv": 150e6}
+_PIXELS_SEEN = {"fcis": 100e6, "maskrcnn": 110e6, "semiconv": 220e6}
 # FCIS has 2 k^2 (categories + 1) score maps: above the first number an iteration takes longer, at the second twice as
 # long.
 _CHEAP_MAPS, _MAPS_OF_DOUBLE_TIME = 400, 1400
-_SECOND_STAGE = 0.5  # of the iterations of the first
+_ADDED_OPERATORS = {
+    "MODEL.ROI_HEADS.NAME": "SemiConvROIHeads", "MODEL.ROI_MASK_HEAD.NAME": "SemiConvMaskHead",
+    "SOLVER.BASE_LR": 0.0005,
+}  # fmt: skip
 _ITERATIONS = (200, 1500)
 _NUM_EVALUATIONS = 4  # during a training, the last one at its end
 _FEW_DETECTIONS, _FEW_PROPOSALS = 100, 100
@@ -47,30 +50,19 @@ _FINE_TUNED_LR, _FINE_TUNED_ITERATIONS = 0.3, 0.5  # factors with weights of ano
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One training: a config to start from, and the values that differ.
-
-    Attributes:
-        base: a name in the model zoo, or a config file.
-        options: by full key, such as ``SOLVER.MAX_ITER``.
-    """
-
-    base: str
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Settings:
-    """A method and its trainings in order.
+    """A method and its training.
 
     Attributes:
         method: of ``METHODS``.
-        stages: one or two. The second one starts from the weights of the first.
+        base: the config to start from, a name in the model zoo or a file.
+        options: the values that differ, by full key, such as ``SOLVER.MAX_ITER``.
         notes: what a user should know about the choice.
     """
 
     method: str
-    stages: list[Stage]
+    base: str
+    options: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
 
@@ -128,16 +120,11 @@ def choose_settings(
     if start is not None:
         options.update({"MODEL.WEIGHTS": start.weights, "SOLVER.BASE_LR": 0.001 * _FINE_TUNED_LR})
         iterations *= _FINE_TUNED_ITERATIONS
-    stages = []
-    if method == "semiconv" and (start is None or start.method != "semiconv"):
-        base = start.config if start else _CONFIGS["maskrcnn"]
-        if start is None:
-            stages.append(Stage(base, {**options, **_duration(iterations)}))
-        options["SOLVER.BASE_LR"] = 0.0005
-        iterations *= _SECOND_STAGE
-    base = start.config if start and start.method == method else _CONFIGS[method]
-    stages.append(Stage(base, {**options, **_duration(iterations)}))
-    return Settings(method, stages, scale.notes)
+    if start is not None and start.method != method:  # as in the paper, the operators are added to a Mask R-CNN
+        options.update(_ADDED_OPERATORS)
+    base = start.config if start else _CONFIGS[method]
+    options.update(_duration(iterations))
+    return Settings(method, base, options, scale.notes)
 
 
 def choose_method(masks: MaskMeasurements | None) -> tuple[str, str]:
@@ -254,16 +241,16 @@ class _Scale:
 
     def options(self, objects: Objects) -> dict[str, Any]:
         if self.keep_sizes:
-            return _sizes(0, 0, 1.0)
+            return {**_sizes(0, 0, 1.0), "INPUT.CROP.ENABLED": False}
         short = float(np.median(objects.image_sizes.min(1)))
         ratio = min(4.0, float((objects.image_sizes.max(1) / objects.image_sizes.min(1)).max()))
         test = round(short * self.factor)
         options = _sizes(round(short * self.factor * self.crop), test, ratio)
         if test > _MAX_TEST_SIDE:
             options = {**_sizes(round(short * self.factor * self.crop), _TILE_SIDE, ratio), "TEST.TILE": "auto"}
+        options["INPUT.CROP.ENABLED"] = self.crop < 1
         if self.crop < 1:
-            options.update({"INPUT.CROP.ENABLED": True, "INPUT.CROP.TYPE": "relative"})
-            options["INPUT.CROP.SIZE"] = [self.crop, self.crop]
+            options.update({"INPUT.CROP.TYPE": "relative", "INPUT.CROP.SIZE": [self.crop, self.crop]})
         return options
 
 
