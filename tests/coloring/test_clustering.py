@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+from tellapart.coloring import clustering
 from tellapart.coloring.clustering import CLUSTERINGS, kmeans, mean_shift, nearest_center_index, seed_and_affinity
 
 import pytest
@@ -122,10 +123,31 @@ def test_seed_and_affinity_ends_far_from_the_origin_and_with_nan():
     assert len(seed_and_affinity(pixels, torch.rand(60), None, 0.5)) == 60
 
 
-def test_nearest_center_index_in_chunks():
+def test_seed_and_affinity_in_bounded_memory(monkeypatch):
+    """Joined to cells, the clusters are those of the pixels, up to the size of a cell."""
+    generator = torch.Generator().manual_seed(7)
+    means = 20 * torch.rand(12, 4, generator=generator)
+    sizes = torch.randint(5, 200, (12,), generator=generator)
+    index = torch.arange(12).repeat_interleave(sizes)
+    pixels = means[index] + 0.1 * torch.randn(len(index), 4, generator=generator)
+    scores = torch.rand(len(index), generator=generator)
+    exact = seed_and_affinity(pixels, scores, None, 1.0)
+    for limits in ({"_MAX_PAIRS": 300}, {"_MAX_CELLS": 100}):
+        with monkeypatch.context() as patch:
+            for name, value in limits.items():
+                patch.setattr(clustering, name, value)
+            centers = seed_and_affinity(pixels, scores, None, 1.0)
+        assert centers.shape == exact.shape == (12, 4)
+        torch.testing.assert_close(centers, exact, atol=0.05, rtol=0)  # the same order, of falling support
+        assert torch.equal(nearest_center_index(pixels, centers), nearest_center_index(pixels, exact))
+
+
+def test_nearest_center_index():
     pixels, centers = blobs(), CENTERS.flip(0)
-    expected = 4 - CENTER_INDEX
-    for chunk in (1, 7, 95, 96):
-        assert torch.equal(nearest_center_index(pixels, centers, chunk), expected)
+    assert torch.equal(nearest_center_index(pixels, centers), 4 - CENTER_INDEX)
+    random = torch.randn(500, 3, generator=torch.Generator().manual_seed(8))
+    assert torch.equal(nearest_center_index(random, centers), torch.cdist(random, centers).argmin(1))
     empty = nearest_center_index(pixels[:0], centers)
     assert empty.shape == (0,) and empty.dtype == torch.int64
+    pixels[3] = math.nan
+    assert 0 <= nearest_center_index(pixels, centers).min() and nearest_center_index(pixels, centers).max() <= 4
