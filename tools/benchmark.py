@@ -7,6 +7,7 @@
     python tools/benchmark.py voting        # mask voting: all detections at once, one by one
     python tools/benchmark.py windows       # masks of 100 windows: InstanceFCN's score maps, the DeepMask-style head
     python tools/benchmark.py semiconv      # a training step of Mask R-CNN, without and with the operators
+    python tools/benchmark.py clusters      # clustering by seeds: all pairs of pixels, ours, ours on 2048 x 2048 px
     python tools/benchmark.py images        # reading PNG and JPEG: Detectron2's function, ours
 
 Times are medians over several runs. Absolute times depend on the machine, ratios much less.
@@ -19,11 +20,13 @@ import multiprocessing
 import platform
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tellapart import add_config
+from tellapart.coloring.clustering import nearest_center_index, seed_and_affinity
 from tellapart.data.image_reading import ImageReader
 from tellapart.engine.config_checks import load_config
 from tellapart.fcis import MaskVoting
@@ -225,9 +228,61 @@ def benchmark_images() -> None:
             report([(name, seconds(partial(function, path, "BGR"))) for name, function in functions.items()])
 
 
+def _all_pairs(embeddings: torch.Tensor, scores: torch.Tensor, bandwidth: float) -> torch.Tensor:
+    """Cluster by seeds with a dense matrix of all pairs of pixels."""
+    is_near = (torch.cdist(embeddings, embeddings) <= bandwidth).float()
+    centers, remaining = [], torch.ones(len(embeddings), dtype=torch.bool)
+    while remaining.any():
+        seed = torch.where(remaining, is_near @ (scores * remaining), -1.0).argmax()
+        members = (is_near[seed] > 0) & remaining
+        centers.append(embeddings[members].mean(0))
+        remaining &= ~members
+    return torch.stack(centers)
+
+
+def _clustering(side: int, ours: bool, pipe) -> None:
+    generator = torch.Generator().manual_seed(0)
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    size = side // 32 if side > 1000 else 8  # objects per side
+    index = (row * size // side * size + column * size // side).flatten()
+    embeddings = (torch.rand(size**2, 8, generator=generator) * 5)[index]
+    embeddings += 0.03 * torch.randn(embeddings.shape, generator=generator)
+    scores = torch.rand(len(embeddings), generator=generator)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = _peak_mib(), time.perf_counter()
+    if ours:
+        centers = seed_and_affinity(embeddings, scores, None, 0.25)
+        nearest_center_index(embeddings, centers)
+    else:
+        centers = _all_pairs(embeddings, scores, 0.25)
+        torch.cdist(embeddings, centers).argmin(1)
+    pipe.send((time.perf_counter() - start, _peak_mib() - before, len(centers)))
+
+
+def benchmark_clusters() -> None:
+    """Cluster the pixels of images that are all foreground, embeddings of 8 dimensions; each in its own process."""
+    print("clusters: by seeds, all pixels are foreground, and each pixel's nearest center")
+    times, peaks = [], []
+    for name, side, ours in (
+        ("all pairs, 128 x 128 px", 128, False),
+        ("ours", 128, True),
+        ("ours, 2048 px", 2048, True),
+    ):
+        receiver, sender = multiprocessing.Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=_clustering, args=(side, ours, sender))
+        process.start()
+        elapsed, peak, number = receiver.recv()
+        process.join()
+        times.append((f"{name}: {number} clusters", elapsed))
+        peaks.append((name, peak))
+    report(times)
+    report(peaks, "MiB")
+
+
 PARTS = {
     "assemble": benchmark_assemble, "memory": benchmark_memory, "voting": benchmark_voting,
     "windows": benchmark_windows, "semiconv": benchmark_semiconv, "images": benchmark_images,
+    "clusters": benchmark_clusters,
 }  # fmt: skip
 
 

@@ -150,4 +150,4 @@ def test_nearest_center_index():
     empty = nearest_center_index(pixels[:0], centers)
     assert empty.shape == (0,) and empty.dtype == torch.int64
     pixels[3] = math.nan
-    assert 0 <= nearest_center_index(pixels, centers).min() and nearest_center_index(pixels, centers).max() <= 4
+    assert nearest_center_index(pixels, centers).min() >= 0 and nearest_center_index(pixels, centers).max() <= 4
