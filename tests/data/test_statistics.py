@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tellapart  # noqa: F401
-from tellapart.data.statistics import Objects, evenly_spread, measure_masks, report
+from tellapart.data.statistics import Objects, evenly_spread, measure_gray_spans, measure_masks, report
 
+import cv2
 import numpy as np
 import pytest
 from detectron2.structures import BoxMode
@@ -113,3 +114,15 @@ def test_report():
     assert report(Objects.from_records(records), ["cell", "debris"], None)[-1] == "masks: none"
     empty = report(Objects.from_records(records[1:]), ["cell"], None)
     assert empty == ["images: 1, 1 of them without objects; all 20 x 30 px", "objects: 0"]
+
+
+def test_gray_spans(tmp_path):
+    """Ranges of 8-bit images; others, and files that cannot be read, are left out."""
+    dark, bright = np.zeros((64, 64), np.uint8), np.full((64, 64, 3), 20, np.uint8)
+    dark[:32], bright[:32, :, 1] = 40, 220
+    for name, pixels in (("a.png", dark), ("b.png", bright), ("c.png", dark.astype(np.uint16) * 50)):
+        cv2.imwrite(str(tmp_path / name), pixels)
+    (tmp_path / "d.png").write_text("no image")
+    records = [{"file_name": str(tmp_path / name)} for name in ("a.png", "b.png", "c.png", "d.png", "e.png")]
+    assert measure_gray_spans(records).tolist() == [40.0, 200.0]
+    assert measure_gray_spans([]).shape == (0,)

@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 pytestmark = pytest.mark.usefixtures("own_catalogs")
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.IMS_PER_BATCH", "1", "DATALOADER.NUM_WORKERS", "0",
-         "INPUT.MIN_SIZE_TRAIN", "[64]", "INPUT.MIN_SIZE_TEST", "64"]  # fmt: skip
+         "INPUT.MIN_SIZE_TRAIN", "[64, 64]", "INPUT.MIN_SIZE_TEST", "64"]  # fmt: skip
 
 
 @pytest.fixture

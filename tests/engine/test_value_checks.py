@@ -122,3 +122,11 @@ def test_test_time_augmentation(cfg):
     cfg.TEST.AUG.MIN_SIZES, cfg.MODEL.META_ARCHITECTURE = (), "SemiConvColoring"
     with pytest.raises(InputError, match="TEST.AUG.ENABLED is True, expected False for SemiConvColoring"):
         check(cfg)
+
+
+def test_a_range_of_sizes_has_two(cfg):
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = (200, 300), "range"
+    check(cfg)
+    cfg.INPUT.MIN_SIZE_TRAIN = (200,)
+    with pytest.raises(InputError, match=r"MIN_SIZE_TRAIN is \(200,\), expected two sizes"):
+        check(cfg)

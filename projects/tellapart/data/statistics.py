@@ -13,10 +13,15 @@ import numpy as np
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
+from ..errors import InputError
 from .annotations import annotation_to_rle, mask_areas
+from .image_reading import ImageReader
+from .pixel_scaling import PERCENTILES
+from .reading_options import ReadingOptions
 
 _MAX_IMAGES = 500  # whose masks are measured; COCO's take about two seconds
 _MAX_OBJECTS = 20_000
+_MAX_PICTURES = 24  # whose gray levels are measured
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,29 @@ def measure_masks(
     all_areas = np.concatenate(areas)
     overlap = float(all_areas.sum() / num_union - 1.0) if num_union else 0.0
     return MaskMeasurements(len(sample), all_areas, np.concatenate(fill), np.concatenate(crowding), overlap)
+
+
+def measure_gray_spans(records: Sequence[dict], max_images: int = _MAX_PICTURES) -> np.ndarray:
+    """Measure the range of gray levels of a sample of the images.
+
+    Args:
+        records: Detectron2's dataset dicts.
+        max_images: the largest number of images in the sample.
+
+    Returns:
+        The 99.9 minus the 0.1 percentile of the brightest channel, float64 (N,) from 0 to 255, of the images in the
+        sample that have 8 bits and can be read.
+    """
+    reader, spans = ImageReader(ReadingOptions(scaling="none")), []
+    for i in evenly_spread(len(records), max_images):
+        try:
+            pixels = reader(records[i]["file_name"])
+        except (OSError, InputError):
+            continue  # training names it
+        if pixels.dtype == np.uint8:
+            gray = pixels if pixels.ndim == 2 else pixels.max(2)
+            spans.append(float(np.subtract(*np.percentile(gray, PERCENTILES[::-1]))))
+    return np.array(spans)
 
 
 def _other_fractions(union: dict, boxes: np.ndarray, areas: np.ndarray, size: tuple[int, int]) -> np.ndarray:

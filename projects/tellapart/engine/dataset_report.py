@@ -14,7 +14,7 @@ from ..data.content import DatasetContent
 from ..data.data_argument import register_argument
 from ..data.image_reading import ImageReader
 from ..data.reader import read_dataset
-from ..data.statistics import MaskMeasurements, Objects, evenly_spread, measure_masks, report
+from ..data.statistics import MaskMeasurements, Objects, evenly_spread, measure_gray_spans, measure_masks, report
 from ..errors import InputError, print_error
 from .checkpoint import check_weights
 from .config_checks import check_datasets, load_config
@@ -56,7 +56,8 @@ def check(data: Sequence[str], config_file: str = "", opts: Sequence[str] = ()) 
             first.check_trainable(needs_masks=first.has_masks)
             objects, masks = measured[names[0]]
             method, reason = choose_method(masks)
-            settings = choose_settings(first.classes, objects, masks is not None, method)
+            spans = measure_gray_spans(first.records)
+            settings = choose_settings(first.classes, objects, masks is not None, method, gray_spans=spans)
             _print(data[0], reason, settings)
             more = [str(word) for pair in settings.options.items() for word in pair]
             cfg = load_config(settings.base, [*_CPU, *more, "MODEL.WEIGHTS", "", *opts])

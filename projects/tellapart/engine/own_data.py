@@ -19,7 +19,7 @@ from ..data.data_argument import register_argument
 from ..data.image_reading import ImageReader
 from ..data.reader import read_dataset
 from ..data.split import split_dataset
-from ..data.statistics import Objects, evenly_spread, measure_masks
+from ..data.statistics import Objects, evenly_spread, measure_gray_spans, measure_masks
 from ..errors import InputError
 from ..files import atomic_file, write_json
 from ..inference.run_folder import find_model
@@ -140,7 +140,10 @@ def _method(content: DatasetContent, method: str | None, start: Start | None) ->
 def _settings(content: DatasetContent, method: str, start: Start | None, args: argparse.Namespace) -> Settings:
     objects = Objects.from_records(content.records)
     world = int(os.environ.get("WORLD_SIZE", 1)) if is_launched() else args.num_gpus * args.num_machines
-    return choose_settings(content.classes, objects, content.has_masks, method, _num_channels(content), world, start)
+    spans = measure_gray_spans(content.records)
+    return choose_settings(
+        content.classes, objects, content.has_masks, method, _num_channels(content), world, start, spans
+    )
 
 
 def _start(init: str, method: str | None) -> Start:

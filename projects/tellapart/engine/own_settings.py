@@ -6,6 +6,7 @@ The rules follow the quick configs for shapes, nuclei and worms, which were tune
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,16 +25,19 @@ _THIN_FILL = 0.4  # median share of its box that a mask fills: 0.22 for worms, 0
 _CROWDED = 0.3  # mean share of other objects in an object's box, above that of shapes (0.2), where FCIS is better
 # Square root of the box area, median over the objects, in pixels of the network's input: below and above this range the
 # images are resized, so that it is at the nearer one of the second range.
-_SIDES_KEPT, _SIDES_RESIZED = (12.0, 80.0), (16.0, 64.0)
+_SIDES_KEPT, _SIDES_RESIZED = (18.0, 80.0), (22.0, 64.0)
+_FEW_CATEGORIES = 5  # up to which objects are taken for cells, seeds and the like, without an up and a down
+_SPANS_DIFFER = 2.0  # factor between the gray levels of images, 4.4 for nuclei, 1.6 for shapes
+_SIZE_JITTER = (0.8, 1.25)  # factors: sizes in training vary from the first to the second
 _MAX_ENLARGED = 3.0  # factor
-_MAX_PIXELS = 160_000  # of a training image after resizing, above which it is cropped or reduced
+_MAX_PIXELS = 125_000  # of a training image after resizing, above which it is cropped or reduced
 _CROP_SIDE, _REDUCED_PIXELS = 300.0, 100_000  # pixels
 _LONGEST_IN_CROP = 2.2  # a crop's side, in lengths of long objects (95th percentile), so that most are whole in it
 _MAX_TEST_SIDE = 1333  # pixels: Detectron2's default. Larger images are predicted in tiles.
 _TILE_SIDE = 800
 _PIXELS_PER_BATCH, _LARGEST_BATCH = {"fcis": 230_000, "maskrcnn": 230_000, "semiconv": 200_000}, 8
 # Pixels that a training sees: 100 million are about 400 iterations of 4 images of 256 px.
-_PIXELS_SEEN = {"fcis": 100e6, "maskrcnn": 110e6, "semiconv": 220e6}
+_PIXELS_SEEN = {"fcis": 250e6, "maskrcnn": 110e6, "semiconv": 220e6}
 # FCIS has 2 k^2 (categories + 1) score maps: above the first number an iteration takes longer, at the second twice as
 # long.
 _CHEAP_MAPS, _MAPS_OF_DOUBLE_TIME = 400, 1400
@@ -84,7 +88,7 @@ class Start:
 
 def choose_settings(
     classes: list[str], objects: Objects, has_masks: bool, method: str, num_channels: int = 3, world_size: int = 1,
-    start: Start | None = None,
+    start: Start | None = None, gray_spans: Sequence[float] = (),
 ) -> Settings:  # fmt: skip
     """Choose the settings of a method for a data set.
 
@@ -95,7 +99,8 @@ def choose_settings(
         method: of ``METHODS``.
         num_channels: of the images.
         world_size: number of processes, of which the batch size is a multiple.
-        start: a trained model whose weights, architecture and anchors are kept.
+        start: a trained model whose weights, architecture, anchors and scaling of pixels are kept.
+        gray_spans: see :func:`measure_gray_spans`.
     """
     scale = _Scale.of(objects, start.info if start else None)
     options = {
@@ -105,7 +110,17 @@ def choose_settings(
     if not has_masks:
         options["MODEL.MASK_ON"] = False
     options["TEST.BEST_CHECKPOINT"] = "segm/AP" if has_masks else "bbox/AP"
+    notes = list(scale.notes)
     if start is None:
+        if len(classes) <= _FEW_CATEGORIES:
+            options["INPUT.AUGMENTATION.DIHEDRAL"] = True
+            notes.append(
+                "images are rotated by 90 degrees and reflected at random: set INPUT.AUGMENTATION.DIHEDRAL to False if "
+                "objects have an up and a down"
+            )
+        scaling, note = _pixel_scaling(gray_spans)
+        options.update(scaling)
+        notes += note
         options["MODEL.ANCHOR_GENERATOR.SIZES"] = _anchor_sizes(objects, scale.factor)
         if method == "fcis":
             options.update(_grid(len(classes)))
@@ -124,7 +139,7 @@ def choose_settings(
         options.update(_ADDED_OPERATORS)
     base = start.config if start else _CONFIGS[method]
     options.update(_duration(iterations))
-    return Settings(method, base, options, scale.notes)
+    return Settings(method, base, options, notes)
 
 
 def choose_method(masks: MaskMeasurements | None) -> tuple[str, str]:
@@ -168,6 +183,18 @@ def _cost(num_classes: int) -> float:
 
 def _channels(number: int) -> dict[str, Any]:
     return {} if number == 3 else {"MODEL.PIXEL_MEAN": [127.5] * number, "MODEL.PIXEL_STD": [64.0] * number}
+
+
+def _pixel_scaling(gray_spans: Sequence[float]) -> tuple[dict[str, Any], list[str]]:
+    """Return ``INPUT.SCALING`` and a note: each image has its own range where the ranges of gray levels differ."""
+    low, high = np.percentile(gray_spans, [10, 90]) if len(gray_spans) else (0.0, 0.0)
+    if high <= _SPANS_DIFFER * max(low, 1.0):
+        return {"INPUT.SCALING": "auto"}, []
+    note = (
+        f"gray levels span {low:.0f} to {high:.0f} of 255 (10th to 90th percentile of the images): each image is "
+        "scaled to its own range (INPUT.SCALING)"
+    )
+    return {"INPUT.SCALING": "percentile"}, [note]
 
 
 def _duration(iterations: float) -> dict[str, Any]:
@@ -255,8 +282,10 @@ class _Scale:
 
 
 def _sizes(train: int, test: int, ratio: float) -> dict[str, Any]:
-    longest = [math.ceil(size * ratio) or _MAX_TEST_SIDE for size in (train, test)]
+    """Return the sizes of the shorter side, 0 without resizing; those of training vary around ``train``."""
+    trained = [round(train * factor) for factor in _SIZE_JITTER] if train else [0]
+    longest = [math.ceil(size * ratio) or _MAX_TEST_SIDE for size in (trained[-1], test)]
     return {
-        "INPUT.MIN_SIZE_TRAIN": [train], "INPUT.MAX_SIZE_TRAIN": longest[0],
-        "INPUT.MIN_SIZE_TEST": test, "INPUT.MAX_SIZE_TEST": longest[1],
+        "INPUT.MIN_SIZE_TRAIN": trained, "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range" if train else "choice",
+        "INPUT.MAX_SIZE_TRAIN": longest[0], "INPUT.MIN_SIZE_TEST": test, "INPUT.MAX_SIZE_TEST": longest[1],
     }  # fmt: skip

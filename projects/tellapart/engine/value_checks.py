@@ -135,6 +135,8 @@ def _training(cfg: CfgNode) -> Iterator[tuple[str, bool, str]]:
     yield "INPUT.MAX_SIZE_TRAIN", cfg.INPUT.MAX_SIZE_TRAIN >= 1, "a number of pixels above 0"
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     yield "INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling in ("choice", "range"), "choice or range"
+    has_range = sampling != "range" or len(cfg.INPUT.MIN_SIZE_TRAIN) == 2
+    yield "INPUT.MIN_SIZE_TRAIN", has_range, "two sizes, because INPUT.MIN_SIZE_TRAIN_SAMPLING is range"
 
 
 def _is_tile(value: Any) -> bool:
