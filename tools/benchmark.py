@@ -1,13 +1,14 @@
 #!/usr/bin/env python
 """Measure time and memory of parts of the methods beside an alternative, in the same run, as a ratio.
 
-    python tools/benchmark.py               # all
+    python tools/benchmark.py               # all but models
     python tools/benchmark.py assemble      # PSRoI assembling: embedding_bag, gather, torchvision's ps_roi_align
     python tools/benchmark.py memory        # peak memory of scoring 600 regions of 81 categories: in chunks, at once
     python tools/benchmark.py voting        # mask voting: all detections at once, one by one
     python tools/benchmark.py windows       # masks of 100 windows: InstanceFCN's score maps, the DeepMask-style head
     python tools/benchmark.py semiconv      # a training step of Mask R-CNN, without and with the operators
     python tools/benchmark.py clusters      # clustering by seeds: all pairs of pixels, ours, ours on 2048 x 2048 px
+    python tools/benchmark.py models        # whole models beside Mask R-CNN, with options of its own: models --help
     python tools/benchmark.py images        # reading PNG and JPEG: Detectron2's function, ours
 
 Times are medians over several runs. Absolute times depend on the machine, ratios much less.
@@ -19,6 +20,7 @@ import argparse
 import multiprocessing
 import platform
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,6 +38,7 @@ from tellapart.instance_fcn.heads import DeepMaskHead, InstanceSensitiveHead
 from tellapart.instance_fcn.windows import centered_windows
 from tellapart.position_sensitive import assemble
 
+import benchmark_models
 import cv2
 import numpy as np
 import torch
@@ -287,6 +290,9 @@ PARTS = {
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["models"]:
+        benchmark_models.main(sys.argv[2:])
+        sys.exit()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     names = parser.parse_args().parts or list(PARTS)
