@@ -1,3 +1,4 @@
+# make demo    installs into .venv, then finds the objects of one image by a packaged model;
 # make train   installs into .venv, then trains and evaluates;  make test   installs into .venv, then runs ruff and the tests.
 # Requires Python >= 3.10 with venv, make and access to PyPI. Everything else is installed into .venv.
 PYTHON ?= python3
@@ -12,9 +13,10 @@ SRC    ?= https://github.com/facebookresearch/detectron2
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup detectron2 train stages dots worms test test-both lint clean
+.PHONY: help setup demo detectron2 train stages dots worms test test-both lint clean
 
 help:
+	@echo "make demo                                                    masks, count and picture of one image by a packaged model, in seconds"
 	@echo "make train [CONFIG=configs/....yaml] [OPTS=\"KEY VALUE ...\"]   train and evaluate; continues a stopped run"
 	@echo "make stages FIRST=config SECOND=config [REGISTER=NAME=JSON:IMAGES]  train both, the second from the weights of the first; continues a stopped run"
 	@echo "make worms                                                   BBBC010 with and without semi-convolutional operators, three seeds"
@@ -48,6 +50,11 @@ detectron2: setup
 	    $(PY) -m pip install --quiet --disable-pip-version-check "setuptools<81" wheel ninja && \
 	    PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation "$$source"; \
 	fi
+
+demo: setup
+	@echo "== the objects of docs/images/demo.png by the packaged model synthetic_fcis"
+	$(PY) -m tellapart predict docs/images/demo.png --model synthetic_fcis --output output/demo --save labels,overlay,csv
+	@echo "== output/demo has the label image, a picture with the outlines, and the tables"
 
 train: setup
 	@echo "== training $(CONFIG) $(OPTS)"
