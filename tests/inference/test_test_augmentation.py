@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tellapart.inference.image_model import to_detections
 from tellapart.inference.mask_crops import MaskCrops
 from tellapart.inference.merging import Detections
@@ -105,20 +107,31 @@ def detections(*objects: tuple[float, int, tuple[int, int, int, int]]) -> Detect
 def test_mean_of_two_views():
     """Score, box and mask are means; without weights that differ, the edge lies halfway."""
     merged = merge_views([detections((0.8, 1, (10, 10, 20, 30))), detections((0.8, 1, (12, 10, 22, 30)))])
-    assert len(merged) == 1 and merged.scores[0] == pytest.approx(0.8)
+    assert len(merged) == 1 and merged.scores[0] == pytest.approx(
+        1 / (1 + math.exp(-(math.log(4) - 5 * 0.5 * (1 / 3))))
+    )
     np.testing.assert_allclose(merged.boxes[0], [11, 10, 21, 30])
     row = np.flatnonzero(np.asarray(merged.masks)[0, 20])
     assert (row[0], row[-1] + 1) == (11, 21)
 
 
-def test_what_one_view_misses_has_half_the_score():
+def test_what_one_view_misses_has_a_lower_score():
     views = [detections((0.8, 1, (10, 10, 20, 30)), (0.6, 2, (30, 5, 40, 15))), detections((0.4, 1, (10, 10, 20, 30)))]
     merged = merge_views(views)
-    np.testing.assert_allclose(merged.scores, [0.6, 0.3])
+    logits = [(math.log(4) + math.log(2 / 3)) / 2, (math.log(1.5) + math.log(1 / 19)) / 2]
+    np.testing.assert_allclose(merged.scores, [1 / (1 + math.exp(-logit)) for logit in logits], rtol=1e-5)
     np.testing.assert_array_equal(np.asarray(merged.masks)[1], np.asarray(views[0].masks)[1])
     # Another category, and another instance of the same view, are other objects.
     assert len(merge_views([detections((0.8, 1, (0, 0, 9, 9))), detections((0.8, 2, (0, 0, 9, 9)))])) == 2
     assert len(merge_views([detections((0.8, 1, (0, 0, 9, 9)), (0.7, 1, (0, 0, 9, 8))), detections()])) == 2
+
+
+def test_each_view_contributes_its_best_instance():
+    """Not the one that is most similar to the best of the other view."""
+    views = [detections((0.9, 1, (0, 0, 20, 20))), detections((0.8, 1, (0, 0, 20, 18)), (0.3, 1, (0, 0, 20, 20)))]
+    merged = merge_views(views)
+    assert len(merged) == 2 and np.asarray(merged.masks)[0].sum() in range(20 * 18, 20 * 20)
+    np.testing.assert_array_equal(np.asarray(merged.masks)[1], np.asarray(views[1].masks)[1])
 
 
 def test_empty_views_and_masks():
