@@ -4,8 +4,8 @@ Usage:
   python tools/pack_model.py RUN NAME --license "CC0" --data "2018 Data Science Bowl, nuclei_train" \
       --config quick/fcis/fcis_R_18_nuclei.yaml
 
-Writes projects/tellapart/model_zoo/models/NAME (model.pth, config.yaml, model_info.json) and the entry with the SHA-256
-of the files in index.json. The model is then tellapart://NAME.
+Writes projects/tellapart/model_zoo/weights/NAME (model.pth, config.yaml, model_info.json) and an entry in index.json with
+the SHA-256 of these files. The model is then tellapart://NAME.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tellapart.model_zoo.models import PREFIX, sha256
 
 import torch
 
-MODELS = Path(__file__).resolve().parents[1] / "projects" / "tellapart" / "model_zoo" / "models"
+MODELS = Path(__file__).resolve().parents[1] / "projects" / "tellapart" / "model_zoo" / "weights"
 WEIGHTS = "model.pth"
 
 

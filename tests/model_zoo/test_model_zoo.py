@@ -75,7 +75,9 @@ def test_wheel_contains_configs_and_commands(source, tmp_path):
         assert "tellapart = tellapart_cli:main" in archive.read(entry_points).decode()
     assert {"tellapart/py.typed", "tellapart_cli/train.py", "embedded_detectron2/detectron2/__init__.py"} <= names
     for folder in ("tellapart", "tellapart_cli", "embedded_detectron2"):
-        files = [path for end in ("*.py", "*.yaml") for path in (ROOT / "projects" / folder).rglob(end)]
+        files = [
+            path for end in ("*.py", "*.yaml", "*.pth", "*.json") for path in (ROOT / "projects" / folder).rglob(end)
+        ]
         assert {path.relative_to(ROOT / "projects").as_posix() for path in files} <= names
 
 

@@ -6,21 +6,25 @@ import json
 import sys
 from pathlib import Path
 
-from tellapart import InputError, model_zoo
+from tellapart import InputError, Predictor, model_zoo
+from tellapart.data.synthetic.objects import draw_objects
 from tellapart.engine.checkpoint import Checkpointer, check_exists
 from tellapart.engine.model_info import ModelInfo
 from tellapart.inference.run_folder import find_model
 from tellapart.model_zoo import models
 
+import numpy as np
 import pytest
 import small_models
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import pack_model
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import pack_model  # noqa: E402
 
+PACKAGED = [name for name in model_zoo.list_models() if (models._PACKAGED / name).is_dir()]
 FACTS = {"license": "CC0", "data": "squares", "config": "quick/fcis/fcis_R_18_shapes.yaml"}
 
 
@@ -104,3 +108,22 @@ def test_weights_that_float16_cannot_hold(zoo, tmp_path):
     with pytest.raises(InputError, match="does not fit into float16"):
         pack_model.pack(str(tmp_path / "run"), "other", FACTS, zoo[0])
     assert json.loads((zoo[0] / "index.json").read_text()).keys() == {"squares"}
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_models_find_objects(name):
+    """They load, find about as many objects as there are, and are documented."""
+    predictor = Predictor.from_zoo(name, device="cpu")
+    image, objects = draw_objects(20192, 144)
+    found = predictor(image[..., ::-1])
+    assert 0.5 * len(objects) <= len(found) <= 1.5 * len(objects)
+    union = np.any([mask for _, mask in objects], axis=0)
+    predicted = np.asarray(found.pred_masks).any(0)
+    assert (union & predicted).sum() > 0.6 * (union | predicted).sum()
+    folder = model_zoo.get_model_folder(name)
+    assert (folder / "model.pth").stat().st_size < 12 * 2**20
+    facts = json.loads(models._INDEX.read_text())[name]
+    assert Path(model_zoo.get_config_file(facts["config"])).is_file()
+    card = (ROOT / "docs" / "models.md").read_text()
+    assert f"`{name}`" in card and facts["license"] in card
+    assert "/" not in json.dumps(ModelInfo.read(folder).datasets)

@@ -12,7 +12,7 @@ from ..files import cache_dir
 
 # Before a name, where a path or an address of weights is expected: MODEL.WEIGHTS tellapart://nuclei_fcis.
 PREFIX = "tellapart://"
-_PACKAGED = Path(__file__).resolve().parent / "models"
+_PACKAGED = Path(__file__).resolve().parent / "weights"
 _INDEX = _PACKAGED / "index.json"
 
 
