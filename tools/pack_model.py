@@ -4,8 +4,8 @@ Usage:
   python tools/pack_model.py RUN NAME --license "CC0" --data "2018 Data Science Bowl, nuclei_train" \
       --config quick/fcis/fcis_R_18_nuclei.yaml
 
-Writes projects/tellapart/model_zoo/weights/NAME (model.pth, config.yaml, model_info.json) and an entry in index.json with
-the SHA-256 of these files. The model is then tellapart://NAME.
+Writes projects/tellapart/model_zoo/weights/NAME (model.pth, config.yaml, model_info.json) and an entry in index.json
+with the SHA-256 of these files. The model is then tellapart://NAME.
 """
 
 from __future__ import annotations
