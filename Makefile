@@ -52,8 +52,8 @@ detectron2: setup
 	fi
 
 demo: setup
-	@echo "== the objects of docs/images/demo.png by the packaged model synthetic_fcis"
-	$(PY) -m tellapart predict docs/images/demo.png --model synthetic_fcis --output output/demo --save labels,overlay,csv
+	@echo "== the objects of docs/images/demo.png by the packaged model nuclei_fcis"
+	$(PY) -m tellapart predict docs/images/demo.png --model nuclei_fcis --output output/demo --save labels,overlay,csv
 	@echo "== output/demo has the label image, a picture with the outlines, and the tables"
 
 train: setup

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tellapart import InputError
@@ -28,7 +29,7 @@ MODELS = Path(__file__).resolve().parents[1] / "projects" / "tellapart" / "model
 WEIGHTS = "model.pth"
 
 
-def pack(run: str, name: str, facts: dict[str, str], models: Path = MODELS) -> Path:
+def pack(run: str, name: str, facts: dict[str, str], models: Path = MODELS, opts: Sequence[str] = ()) -> Path:
     """Write the folder of a model, and its entry in the index.
 
     Args:
@@ -36,6 +37,7 @@ def pack(run: str, name: str, facts: dict[str, str], models: Path = MODELS) -> P
         name: of the model.
         facts: further entries of the index: license, data, config.
         models: folder of all models.
+        opts: config options of prediction that were chosen after the training, [key, value, ...].
 
     Returns:
         The model's folder.
@@ -43,7 +45,7 @@ def pack(run: str, name: str, facts: dict[str, str], models: Path = MODELS) -> P
     Raises:
         InputError: the run has no config or weights.
     """
-    cfg, info = find_model(run)
+    cfg, info = find_model(run, opts=opts)
     state = torch.load(cfg.MODEL.WEIGHTS, map_location="cpu", weights_only=True)["model"]
     state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     bad = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
@@ -73,10 +75,11 @@ def main() -> None:
     parser.add_argument("name", metavar="NAME")
     for flag, text in (("license", "of the weights"), ("data", "it was trained on"), ("config", "it was trained with")):
         parser.add_argument(f"--{flag}", required=True, help=text)
-    args = parser.parse_args()
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config options chosen after the training")
+    args = parser.parse_intermixed_args()
     try:
         facts = {"license": args.license, "data": args.data, "config": args.config}
-        folder = pack(args.run, args.name, facts)
+        folder = pack(args.run, args.name, facts, opts=args.opts)
     except InputError as error:
         sys.exit(f"error: {error}")
     size = (folder / WEIGHTS).stat().st_size / 2**20
