@@ -40,6 +40,7 @@ def config_of(objects: Objects, method: str) -> tuple:
         "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ANCHOR_GENERATOR.SIZES", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST",
         "INPUT.CROP.ENABLED", "INPUT.CROP.TYPE", "SOLVER.IMS_PER_BATCH", "TEST.DETECTIONS_PER_IMAGE",
         "MODEL.ROI_HEADS.POSITIVE_FRACTION", "SOLVER.BASE_LR", "MODEL.SEMICONV.MASK_RESOLUTION",
+        "INPUT.AUGMENTATION.DIHEDRAL",
     ]),
 ])  # fmt: skip
 def test_chosen_settings_are_those_tuned_by_hand(name, config, keys):
@@ -145,7 +146,9 @@ def test_pixel_scaling_and_rotations():
         assert options(objects, gray_spans=spans)["INPUT.SCALING"] == "auto"
     assert options(objects)["INPUT.AUGMENTATION.DIHEDRAL"] is True
     many = choose_settings([str(i) for i in range(20)], objects, True, "fcis").options
-    assert "INPUT.AUGMENTATION.DIHEDRAL" not in many
+    assert many["INPUT.AUGMENTATION.DIHEDRAL"] is False
+    thin = options(objects, "semiconv")
+    assert thin["INPUT.AUGMENTATION.DIHEDRAL"] is False and len(set(thin["INPUT.MIN_SIZE_TRAIN"])) == 1
     start = Start("run/config.yaml", "w.pth", "fcis", None)
     kept = options(objects, start=start, gray_spans=[40, 60, 200, 220])
     assert "INPUT.SCALING" not in kept and "INPUT.AUGMENTATION.DIHEDRAL" not in kept
