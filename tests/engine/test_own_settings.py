@@ -152,3 +152,4 @@ def test_pixel_scaling_and_rotations():
     start = Start("run/config.yaml", "w.pth", "fcis", None)
     kept = options(objects, start=start, gray_spans=[40, 60, 200, 220])
     assert "INPUT.SCALING" not in kept and "INPUT.AUGMENTATION.DIHEDRAL" not in kept
+    assert kept["SOLVER.EMA_DECAY"] == 0.0

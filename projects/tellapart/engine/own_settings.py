@@ -137,6 +137,7 @@ def choose_settings(
     options["SOLVER.IMS_PER_BATCH"] = batch
     if start is not None:
         options.update({"MODEL.WEIGHTS": start.weights, "SOLVER.BASE_LR": 0.001 * _FINE_TUNED_LR})
+        options["SOLVER.EMA_DECAY"] = 0.0  # an average over the model's long training would span all of a short one
         iterations *= _FINE_TUNED_ITERATIONS
     if start is not None and start.method != method:  # as in the paper, the operators are added to a Mask R-CNN
         options.update(_ADDED_OPERATORS)
