@@ -126,7 +126,8 @@ def choose_settings(
         notes += note
         options["MODEL.ANCHOR_GENERATOR.SIZES"] = _anchor_sizes(objects, scale.factor)
         if method == "fcis":
-            options.update(_grid(len(classes)))
+            # At the base config's 0.5, AP is 0.4 higher on nuclei, but duplicates cost 3 to 9 points of F1.
+            options.update({**_grid(len(classes)), "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.3})
         else:
             options.update({"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64, "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5})
     batch = _round_up(min(max(_PIXELS_PER_BATCH[method] / scale.train_pixels, 2), _LARGEST_BATCH), world_size)
