@@ -55,8 +55,7 @@ def pack(run: str, name: str, facts: dict[str, str], models: Path = MODELS, opts
     # Paths of this machine are left out.
     info = dataclasses.replace(info, weights=WEIGHTS, datasets={}, base_config=facts.get("config", ""))
     with atomic_folder(models / name, replace=True) as folder:
-        with atomic_file(Path(folder) / WEIGHTS, "wb") as file:
-            torch.save({"model": state}, file)
+        torch.save({"model": state}, Path(folder) / WEIGHTS)
         (Path(folder) / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
         write_json(Path(folder) / FILE_NAME, dataclasses.asdict(info))
     index_file = models / "index.json"

@@ -140,7 +140,7 @@ def _method(content: DatasetContent, method: str | None, start: Start | None) ->
 def _settings(content: DatasetContent, method: str, start: Start | None, args: argparse.Namespace) -> Settings:
     objects = Objects.from_records(content.records)
     world = int(os.environ.get("WORLD_SIZE", 1)) if is_launched() else args.num_gpus * args.num_machines
-    spans = measure_gray_spans(content.records)
+    spans = () if start else measure_gray_spans(content.records)  # a trained model keeps its scaling of pixels
     return choose_settings(
         content.classes, objects, content.has_masks, method, _num_channels(content), world, start, spans
     )

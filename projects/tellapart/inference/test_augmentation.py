@@ -1,4 +1,4 @@
-"""Test-time augmentation for all methods: predict flipped and resized views of an image, and merge their instances."""
+"""Test-time augmentation: predict flipped and resized views, and merge their instances."""
 
 from __future__ import annotations
 
